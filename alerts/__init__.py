@@ -1,0 +1,1 @@
+"""Alert rules as code; the YAML they generate is committed in generated/."""

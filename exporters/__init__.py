@@ -1,0 +1,1 @@
+"""The service: collectors, the metric catalog, the exposition, the HTTP API."""

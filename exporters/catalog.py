@@ -1,0 +1,330 @@
+"""Every metric trainvitals publishes: the one home of names, types, units, labels and help texts.
+
+Standard library only, so that dashboards and alerts can import names without the service's dependencies.
+A value that is unknown is an absent series, never NaN or 0. To add a metric, add it here and fill it in
+one collector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["gauge", "counter", "histogram", "info"]
+Scope = Literal["run", "rank", "gpu", "service"]
+
+RUN = ("run",)
+RANK = ("run", "rank")
+GPU = ("gpu", "uuid")
+
+# What a rank is doing at any moment: exactly one of these, so that their seconds add up to its age.
+PHASES = ("init", "data", "forward", "backward", "compute", "optimizer", "evaluation", "checkpoint", "other")
+RUN_STATES = ("running", "stalled", "finished", "failed", "killed", "aborted")
+# Upper bounds in seconds; +Inf is implied. From a tiny model on a CPU to a large one over many nodes.
+STEP_DURATION_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric family.
+
+    `lifecycle` series outlive their run by 25 hours, all others by 15 minutes. An info metric may carry
+    further labels beside `labels`: what is known of the run or the device.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...]
+    scope: Scope
+    unit: str = ""
+    lifecycle: bool = False
+    buckets: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+CATALOG: dict[str, Metric] = {}
+
+
+def _add(metric: Metric) -> Metric:
+    if metric.name in CATALOG:
+        raise ValueError(f"{metric.name} stands in the catalog twice")
+    CATALOG[metric.name] = metric
+    return metric
+
+
+def _run(name: str, kind: Kind, help: str, *labels: str, unit: str = "", lifecycle: bool = False) -> Metric:
+    return _add(Metric(name, kind, help, RUN + labels, "run", unit, lifecycle))
+
+
+def _rank(name: str, kind: Kind, help: str, *labels: str, unit: str = "", lifecycle: bool = False) -> Metric:
+    return _add(Metric(name, kind, help, RANK + labels, "rank", unit, lifecycle))
+
+
+def _gpu(name: str, kind: Kind, help: str, *labels: str, unit: str = "") -> Metric:
+    return _add(Metric(name, kind, help, GPU + labels, "gpu", unit))
+
+
+def _service(name: str, kind: Kind, help: str, *labels: str, unit: str = "") -> Metric:
+    return _add(Metric(name, kind, help, labels, "service", unit))
+
+
+# --- training, run scope ------------------------------------------------------------------------------
+TRAINING_EPOCH_CURRENT = _run(
+    "training_epoch_current", "gauge", "Current epoch; fractions count the way through it."
+)
+TRAINING_EPOCHS_EXPECTED = _run("training_epochs_expected", "gauge", "Epochs the run is to make.")
+TRAINING_STEP_CURRENT = _run(
+    "training_step_current", "gauge", "Optimizer steps made, those of earlier attempts included."
+)
+TRAINING_STEPS_EXPECTED = _run(
+    "training_steps_expected", "gauge", "Optimizer steps the run is to make in all."
+)
+TRAINING_PROGRESS_RATIO = _run(
+    "training_progress_ratio", "gauge", "Share of the expected steps that is done, 0 to 1.", unit="ratio"
+)
+TRAINING_ETA_SECONDS = _run(
+    "training_eta_seconds",
+    "gauge",
+    "Seconds to the end at the pace of the last 15 minutes, evaluation and checkpoints included.",
+    unit="seconds",
+)
+TRAINING_LOSS = _run(
+    "training_loss", "gauge", "Loss of the last optimizer step, token-weighted over its micro-batches."
+)
+VALIDATION_LOSS = _run("validation_loss", "gauge", "Loss of the last evaluation, token-weighted.")
+VALIDATION_LOSS_BEST = _run("validation_loss_best", "gauge", "Lowest validation loss of the attempt.")
+TRAINING_PERPLEXITY = _run(
+    "training_perplexity",
+    "gauge",
+    "exp of the token-weighted mean loss over the last 5 minutes or 20 steps, whichever is longer; "
+    "only for a cross-entropy loss.",
+)
+VALIDATION_PERPLEXITY = _run(
+    "validation_perplexity",
+    "gauge",
+    "exp of the token-weighted mean loss of the last evaluation; only for a cross-entropy loss.",
+)
+TRAINING_ACCURACY = _run("training_accuracy", "gauge", "Training accuracy as the trainer reports it, 0 to 1.")
+VALIDATION_ACCURACY = _run(
+    "validation_accuracy", "gauge", "Validation accuracy as the trainer reports it, 0 to 1."
+)
+TRAINING_DATA_LOADING_TIME_SECONDS = _run(
+    "training_data_loading_time_seconds",
+    "gauge",
+    "Time the last optimizer step waited for data.",
+    unit="seconds",
+)
+TRAINING_PREPROCESSING_TIME_SECONDS = _run(
+    "training_preprocessing_time_seconds", "gauge", "Preprocessing time of the last batch.", unit="seconds"
+)
+TRAINING_STEP_DURATION_SECONDS = _add(
+    Metric(
+        "training_step_duration_seconds",
+        "histogram",
+        "Duration of an optimizer step, from end to end.",
+        RUN,
+        "run",
+        "seconds",
+        buckets=STEP_DURATION_BUCKETS,
+    )
+)
+TRAINING_LEARNING_RATE = _run(
+    "training_learning_rate",
+    "gauge",
+    "Learning rate of the last optimizer step, by parameter group.",
+    "group",
+)
+TRAINING_GRADIENT_NORM = _run(
+    "training_gradient_norm",
+    "gauge",
+    "Gradient norm of the last optimizer step before clipping, where the trainer computes it.",
+)
+TRAINING_LOSS_SCALE = _run("training_loss_scale", "gauge", "Loss scale of mixed-precision training.")
+TRAINING_CHECKPOINTS_TOTAL = _run(
+    "training_checkpoints_total", "counter", "Checkpoints written, by result.", "result"
+)
+TRAINING_CHECKPOINT_LAST_SUCCESS_TIMESTAMP_SECONDS = _run(
+    "training_checkpoint_last_success_timestamp_seconds",
+    "gauge",
+    "When the last good checkpoint was complete.",
+    unit="seconds",
+)
+TRAINING_CHECKPOINT_DURATION_SECONDS = _run(
+    "training_checkpoint_duration_seconds", "gauge", "Time the last good checkpoint took.", unit="seconds"
+)
+TRAINING_CHECKPOINT_SIZE_BYTES = _run(
+    "training_checkpoint_size_bytes", "gauge", "Size of the last good checkpoint.", unit="bytes"
+)
+TRAINING_RUN_START_TIMESTAMP_SECONDS = _run(
+    "training_run_start_timestamp_seconds",
+    "gauge",
+    "Start of the newest attempt.",
+    unit="seconds",
+    lifecycle=True,
+)
+TRAINING_RUN_END_TIMESTAMP_SECONDS = _run(
+    "training_run_end_timestamp_seconds",
+    "gauge",
+    "End of the newest attempt; absent while it may still be alive.",
+    unit="seconds",
+    lifecycle=True,
+)
+TRAINING_RUN_STATE = _run(
+    "training_run_state", "gauge", "1 for the state the run is in, 0 for the others.", "state", lifecycle=True
+)
+TRAINING_RESTARTS_TOTAL = _run("training_restarts_total", "counter", "Attempts after the first.")
+TRAINING_RESUMED_FROM_STEP = _run(
+    "training_resumed_from_step",
+    "gauge",
+    "Step at which the newest attempt took up; absent when it began at 0.",
+)
+TRAINING_WORLD_SIZE = _run("training_world_size", "gauge", "Ranks of the run.")
+TRAINING_RUN_INFO = _run(
+    "training_run_info",
+    "info",
+    "What is known of the run: framework, model, dataset, precision, loss kind, attempt.",
+    lifecycle=True,
+)
+TRAINING_SCALAR = _run("training_scalar", "gauge", "Any other number the trainer logs, by name.", "name")
+
+# --- training, rank scope -----------------------------------------------------------------------------
+TRAINING_BATCHES_PROCESSED_TOTAL = _rank(
+    "training_batches_processed_total", "counter", "Micro-batches processed."
+)
+TRAINING_STEPS_TOTAL = _rank("training_steps_total", "counter", "Optimizer steps made by this attempt.")
+TRAINING_SAMPLES_PROCESSED_TOTAL = _rank("training_samples_processed_total", "counter", "Samples processed.")
+TRAINING_TOKENS_PROCESSED_TOTAL = _rank(
+    "training_tokens_processed_total",
+    "counter",
+    "Tokens processed: all of them, and those whose label counts in the loss (trained).",
+    "kind",
+)
+TRAINING_LOSS_TOKEN_SUM_TOTAL = _rank(
+    "training_loss_token_sum_total",
+    "counter",
+    "Sum of loss times tokens; with training_loss_tokens_total it gives exact means over time and ranks.",
+)
+TRAINING_LOSS_TOKENS_TOTAL = _rank(
+    "training_loss_tokens_total", "counter", "Tokens behind training_loss_token_sum_total."
+)
+TRAINING_NONFINITE_TOTAL = _rank(
+    "training_nonfinite_total",
+    "counter",
+    "NaN or infinite values seen, also where the trainer hides them.",
+    "what",
+)
+TRAINING_OPTIMIZER_STEPS_SKIPPED_TOTAL = _rank(
+    "training_optimizer_steps_skipped_total",
+    "counter",
+    "Optimizer steps skipped, by mixed precision for example.",
+)
+TRAINING_PHASE_SECONDS_TOTAL = _rank(
+    "training_phase_seconds_total",
+    "counter",
+    "Wall time by phase; the phases partition the age of the rank.",
+    "phase",
+    unit="",
+)
+TRAINING_PHASE_ACTIVE = _rank(
+    "training_phase_active", "gauge", "1 for the phase the rank is in; the others are absent.", "phase"
+)
+TRAINING_OOM_TOTAL = _rank("training_oom_total", "counter", "Out-of-memory errors the hook saw.")
+TRAINING_HOST_MEMORY_BYTES = _rank(
+    "training_host_memory_bytes",
+    "gauge",
+    "Resident memory of the rank and its child processes.",
+    unit="bytes",
+)
+TRAINING_LAST_STEP_TIMESTAMP_SECONDS = _rank(
+    "training_last_step_timestamp_seconds",
+    "gauge",
+    "When the last optimizer step ended; the start time before the first.",
+    unit="seconds",
+    lifecycle=True,
+)
+TRAINING_LAST_PROGRESS_TIMESTAMP_SECONDS = _rank(
+    "training_last_progress_timestamp_seconds",
+    "gauge",
+    "When the rank last made progress: a batch, an evaluation batch, a checkpoint; at first its start.",
+    unit="seconds",
+    lifecycle=True,
+)
+HOOK_SECONDS_TOTAL = _rank(
+    "trainvitals_hook_seconds_total", "counter", "Time the hook itself took inside the trainer."
+)
+HOOK_ERRORS_TOTAL = _rank(
+    "trainvitals_hook_errors_total", "counter", "Faults of the hook, caught before they reached the trainer."
+)
+HOOK_DROPPED_TOTAL = _rank(
+    "trainvitals_hook_dropped_total", "counter", "Values and events the hook could not record."
+)
+
+# --- GPU ----------------------------------------------------------------------------------------------
+NVIDIA_GPU_INFO = _gpu(
+    "nvidia_gpu_info",
+    "info",
+    "Identity of the GPU: name, driver_version, vbios, pci_bus_id, serial, mig_mode.",
+)
+NVIDIA_GPU_UP = _gpu(
+    "nvidia_gpu_up", "gauge", "1 while the GPU answers, 0 when it was seen before and is lost."
+)
+NVIDIA_GPU_DEVICES = _service("nvidia_gpu_devices", "gauge", "GPUs the driver reports on this node.")
+NVIDIA_GPU_UTILIZATION_PERCENT = _gpu(
+    "nvidia_gpu_utilization_percent",
+    "gauge",
+    "Share of time in which at least one kernel ran, 0 to 100.",
+    unit="percent",
+)
+NVIDIA_GPU_MEMORY_CONTROLLER_ACTIVE_PERCENT = _gpu(
+    "nvidia_gpu_memory_controller_active_percent",
+    "gauge",
+    "Share of time in which device memory was read or written, 0 to 100.",
+    unit="percent",
+)
+NVIDIA_GPU_MEMORY_USED_BYTES = _gpu(
+    "nvidia_gpu_memory_used_bytes",
+    "gauge",
+    "Device memory in use, the driver's reserve not counted.",
+    unit="bytes",
+)
+NVIDIA_GPU_MEMORY_TOTAL_BYTES = _gpu("nvidia_gpu_memory_total_bytes", "gauge", "Device memory.", unit="bytes")
+NVIDIA_GPU_MEMORY_RESERVED_BYTES = _gpu(
+    "nvidia_gpu_memory_reserved_bytes", "gauge", "Device memory the driver keeps for itself.", unit="bytes"
+)
+
+# --- the service itself -------------------------------------------------------------------------------
+COLLECTOR_SUCCESS = _service(
+    "trainvitals_collector_success",
+    "gauge",
+    "1 when the collector's last round succeeded within its deadline.",
+    "collector",
+)
+COLLECTOR_DURATION_SECONDS = _service(
+    "trainvitals_collector_duration_seconds",
+    "gauge",
+    "Duration of the collector's last finished round.",
+    "collector",
+    unit="seconds",
+)
+COLLECTOR_LAST_SUCCESS_TIMESTAMP_SECONDS = _service(
+    "trainvitals_collector_last_success_timestamp_seconds",
+    "gauge",
+    "When the collector last succeeded; absent before the first time.",
+    "collector",
+    unit="seconds",
+)
+RECORDINGS_SKIPPED = _service(
+    "trainvitals_recordings_skipped",
+    "gauge",
+    "Recordings present that cannot be read, by reason: corrupt, truncated, newer_version, not_permitted.",
+    "reason",
+)
+WALLCLOCK_SECONDS = _service(
+    "trainvitals_wallclock_seconds",
+    "gauge",
+    "The service's clock, to be compared with Prometheus's.",
+    unit="seconds",
+)

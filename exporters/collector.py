@@ -1,0 +1,155 @@
+"""What a collector is, and the runner that keeps one going.
+
+A collector turns one source into samples; it lives in one file, in one class. Its runner calls it in a
+daemon thread of its own, so that a source that hangs hangs nothing else, and reports its success, duration
+and age. A collector that fails or outlives its deadline loses its own series, never the page.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from exporters import catalog
+from exporters.catalog import Metric
+
+logger = logging.getLogger(__name__)
+
+
+class Histogram(NamedTuple):
+    """Cumulative counts, one for each bucket of the metric and one for +Inf, and the sum in base units."""
+
+    cumulative_counts: Sequence[int]
+    sum: float
+
+
+class Sample(NamedTuple):
+    """One series of one metric: `labels` holds every label by name; for an info metric the value is 1."""
+
+    metric: Metric
+    labels: dict[str, str]
+    value: float | Histogram
+
+
+class Collector(Protocol):
+    """One source of samples.
+
+    `collect` may raise anything: the message goes to the log once, and the series vanish until it succeeds.
+    """
+
+    name: str
+    interval_seconds: float
+    deadline_seconds: float
+
+    def collect(self) -> Iterable[Sample]: ...
+
+
+class Round(NamedTuple):
+    """What came of a collector's last finished round; times are monotonic seconds."""
+
+    samples: Sequence[Sample]
+    error: str | None
+    started_seconds: float
+    duration_seconds: float
+
+
+class Runner:
+    """Calls one collector again and again in a daemon thread, and hands out its last snapshot."""
+
+    def __init__(
+        self,
+        collector: Collector,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.collector = collector
+        self._monotonic = monotonic
+        self._wall = wall
+        self._stop = threading.Event()
+        self._first_round_done = threading.Event()
+        self._round: Round | None = None
+        self._round_started_seconds: float | None = None
+        self._last_success_seconds: float | None = None
+        self._logged_error: str | None = None
+        self._thread = threading.Thread(target=self._run, name=f"collector-{collector.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 2.0) -> None:
+        """Ask the thread to end; one that hangs in its source is left behind."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    def wait_for_first_round(self, timeout_seconds: float) -> bool:
+        """True when one round, good or bad, is over, or the deadline has passed."""
+        return self._first_round_done.wait(timeout_seconds)
+
+    @property
+    def ready(self) -> bool:
+        """True once a round is over or overdue: there is something true to say about the source."""
+        return self._first_round_done.is_set() or self._overdue()
+
+    @property
+    def error(self) -> str | None:
+        """Why the source gives nothing at present; None when it does."""
+        if self._overdue():
+            return f"no answer within {self.collector.deadline_seconds:g} s"
+        return self._round.error if self._round else "no round yet"
+
+    def samples(self) -> list[Sample]:
+        """The collector's series, none when it failed or is overdue; and those about the collector itself."""
+        labels = {"collector": self.collector.name}
+        error = self.error
+        samples = [Sample(catalog.COLLECTOR_SUCCESS, labels, 0.0 if error else 1.0)]
+        if self._round is not None:
+            samples.append(Sample(catalog.COLLECTOR_DURATION_SECONDS, labels, self._round.duration_seconds))
+            if not error:
+                samples.extend(self._round.samples)
+        if self._last_success_seconds is not None:
+            age = self._monotonic() - self._last_success_seconds
+            samples.append(
+                Sample(catalog.COLLECTOR_LAST_SUCCESS_TIMESTAMP_SECONDS, labels, self._wall() - age)
+            )
+        return samples
+
+    def run_once(self) -> None:
+        """One round in the calling thread."""
+        started = self._monotonic()
+        self._round_started_seconds = started
+        samples: Sequence[Sample] = ()
+        error = None
+        try:
+            samples = tuple(self.collector.collect())
+        except Exception as exception:
+            error = str(exception) or type(exception).__name__
+        ended = self._monotonic()
+        self._round = Round(samples, error, started, ended - started)
+        if error is None:
+            self._last_success_seconds = ended
+        self._round_started_seconds = None
+        self._first_round_done.set()
+        self._log(error)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.run_once()
+            self._stop.wait(self.collector.interval_seconds)
+
+    def _overdue(self) -> bool:
+        started = self._round_started_seconds
+        return started is not None and self._monotonic() - started > self.collector.deadline_seconds
+
+    def _log(self, error: str | None) -> None:
+        if error == self._logged_error:
+            return
+        if error:
+            logger.warning("collector %s: %s", self.collector.name, error)
+        elif self._logged_error:
+            logger.info("collector %s: works again", self.collector.name)
+        self._logged_error = error

@@ -1,0 +1,3 @@
+"""Records a training's vital signs from inside the trainer. Standard library only."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,60 @@
+"""The `trainvitals` command. Standard library only: it finds the command first, and imports it then."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NamedTuple
+
+import trainer_hooks
+
+
+class Command(NamedTuple):
+    """Where a command lives; its module holds a typer application named `app`."""
+
+    module: str
+    extra: str
+    summary: str
+
+
+COMMANDS = {
+    "demo": Command("trainvitals.demo", "all", "run the whole loop once: train, scrape, alert, draw"),
+    "serve": Command("trainvitals.serve", "service", "start the service: metrics, API, alert inbox"),
+    "train": Command("trainvitals.train", "workload", "run the bundled fine-tuning workload"),
+    "doctor": Command("trainvitals.doctor", "service", "say what works on this machine and what does not"),
+}
+
+
+def usage() -> str:
+    lines = [f"  {name:<8} {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: trainvitals COMMAND [OPTIONS]", "", *lines, "", "trainvitals COMMAND --help says more."]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Dispatch to a command and return its exit status; 2 for a wrong call, 3 for a missing extra."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(trainer_hooks.__version__)
+        return 0
+    command = COMMANDS.get(name)
+    if command is None:
+        print(f"trainvitals: no command {name!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    try:
+        module = importlib.import_module(command.module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("trainvitals", "exporters", "alerts", "dashboards", "workload", "trainer_hooks"):
+            raise
+        print(
+            f"trainvitals {name}: the module {missing} is not installed; "
+            f"pip install 'trainvitals[{command.extra}]' brings it",
+            file=sys.stderr,
+        )
+        return 3
+    return int(module.app(args=rest, prog_name=f"trainvitals {name}", standalone_mode=True) or 0)

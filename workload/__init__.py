@@ -1,0 +1,1 @@
+"""The bundled fine-tuning workload: data, model, training."""
