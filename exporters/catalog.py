@@ -1,14 +1,16 @@
 """Every metric trainvitals publishes: the one home of names, types, units, labels and help texts.
 
-Standard library only, so that dashboards and alerts can import names without the service's dependencies.
-A value that is unknown is an absent series, never NaN or 0. To add a metric, add it here and fill it in
-one collector.
+It needs the standard library alone, so that dashboards and alerts can import names without the service's
+dependencies. A value that is unknown is an absent series, never NaN or 0. To add a metric, add it here and
+fill it in one collector.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from trainer_hooks.recording import STEP_DURATION_BOUNDS_SECONDS
 
 Kind = Literal["gauge", "counter", "histogram", "info"]
 Scope = Literal["run", "rank", "gpu", "service"]
@@ -17,11 +19,7 @@ RUN = ("run",)
 RANK = ("run", "rank")
 GPU = ("gpu", "uuid")
 
-# What a rank is doing at any moment: exactly one of these, so that their seconds add up to its age.
-PHASES = ("init", "data", "forward", "backward", "compute", "optimizer", "evaluation", "checkpoint", "other")
 RUN_STATES = ("running", "stalled", "finished", "failed", "killed", "aborted")
-# Upper bounds in seconds; +Inf is implied. From a tiny model on a CPU to a large one over many nodes.
-STEP_DURATION_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,7 @@ TRAINING_STEP_DURATION_SECONDS = _add(
         RUN,
         "run",
         "seconds",
-        buckets=STEP_DURATION_BUCKETS,
+        buckets=STEP_DURATION_BOUNDS_SECONDS,
     )
 )
 TRAINING_LEARNING_RATE = _run(

@@ -87,7 +87,7 @@ class Runner:
             self._thread.join(timeout_seconds)
 
     def wait_for_first_round(self, timeout_seconds: float) -> bool:
-        """True when one round, good or bad, is over, or the deadline has passed."""
+        """True once a round is over, good or bad; False when none is within this time."""
         return self._first_round_done.wait(timeout_seconds)
 
     @property
@@ -98,19 +98,22 @@ class Runner:
     @property
     def error(self) -> str | None:
         """Why the source gives nothing at present; None when it does."""
-        if self._overdue():
-            return f"no answer within {self.collector.deadline_seconds:g} s"
-        return self._round.error if self._round else "no round yet"
+        return self._error_after(self._round)
 
     def samples(self) -> list[Sample]:
         """The collector's series, none when it failed or is overdue; and those about the collector itself."""
         labels = {"collector": self.collector.name}
-        error = self.error
+        # Taken once: the collector's thread may put the next round in its place at any moment.
+        last_round = self._round
+        error = self._error_after(last_round)
+        if error == self._no_answer:
+            # The thread that would say so hangs.
+            self._log(error)
         samples = [Sample(catalog.COLLECTOR_SUCCESS, labels, 0.0 if error else 1.0)]
-        if self._round is not None:
-            samples.append(Sample(catalog.COLLECTOR_DURATION_SECONDS, labels, self._round.duration_seconds))
+        if last_round is not None:
+            samples.append(Sample(catalog.COLLECTOR_DURATION_SECONDS, labels, last_round.duration_seconds))
             if not error:
-                samples.extend(self._round.samples)
+                samples.extend(last_round.samples)
         if self._last_success_seconds is not None:
             age = self._monotonic() - self._last_success_seconds
             samples.append(
@@ -129,6 +132,8 @@ class Runner:
         except Exception as exception:
             error = str(exception) or type(exception).__name__
         ended = self._monotonic()
+        if error is None and ended - started > self.collector.deadline_seconds:
+            samples, error = (), self._no_answer
         self._round = Round(samples, error, started, ended - started)
         if error is None:
             self._last_success_seconds = ended
@@ -140,6 +145,15 @@ class Runner:
         while not self._stop.is_set():
             self.run_once()
             self._stop.wait(self.collector.interval_seconds)
+
+    @property
+    def _no_answer(self) -> str:
+        return f"no answer within {self.collector.deadline_seconds:g} s"
+
+    def _error_after(self, last_round: Round | None) -> str | None:
+        if self._overdue():
+            return self._no_answer
+        return last_round.error if last_round else "no round yet"
 
     def _overdue(self) -> bool:
         started = self._round_started_seconds

@@ -1,0 +1,101 @@
+"""Which run, rank and node this process is: from the caller, the launcher's environment, or made up."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from trainer_hooks.recording import NAME_PATTERN, boot_id, process_start_ticks
+
+_RANK = ("RANK", "SLURM_PROCID")
+_LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID")
+_WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS")
+
+
+class Identity(NamedTuple):
+    run: str
+    node: str
+    rank: int
+    local_rank: int
+    world_size: int
+
+
+def identify(
+    *, run: str | None = None, name: str | None = None, rank: int | None = None, world_size: int | None = None
+) -> Identity:
+    """The identity of this process.
+
+    `run` (or TRAINVITALS_RUN) is an identity: the same again is the next attempt. `name` is for display and
+    gets a suffix that every rank of one launch on this node computes alike. Raises ValueError for a `run`
+    that could not be a folder and a label.
+    """
+    run = run or os.environ.get("TRAINVITALS_RUN") or _launcher_run()
+    if run is None:
+        run = f"{sanitize(name or _script_name())[:50]}-{_launch_suffix()}"
+    elif not NAME_PATTERN.fullmatch(run):
+        raise ValueError(f"run name {run!r} must match {NAME_PATTERN.pattern}")
+    return Identity(
+        run=run,
+        node=sanitize(socket.gethostname())[:64],
+        rank=_number(_RANK, 0) if rank is None else rank,
+        local_rank=_number(_LOCAL_RANK, 0),
+        world_size=_number(_WORLD_SIZE, 1) if world_size is None else world_size,
+    )
+
+
+def is_worker() -> bool:
+    """Whether this process is a helper of a training, not a rank of it: it must not record.
+
+    A multiprocessing child counts as a rank only when somebody set RANK or LOCAL_RANK in the child itself.
+    """
+    if multiprocessing.parent_process() is None:
+        return False
+    data = sys.modules.get("torch.utils.data")
+    if data is not None and data.get_worker_info() is not None:
+        return True
+    inherited = _initial_environment()
+    return all(os.environ.get(key) == inherited.get(key) for key in ("RANK", "LOCAL_RANK"))
+
+
+def sanitize(name: str) -> str:
+    """The name with every character a label or a folder could not bear replaced by an underscore."""
+    clean = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    return clean if clean[:1].isalnum() else f"x{clean}"
+
+
+def _launcher_run() -> str | None:
+    torchrun = os.environ.get("TORCHELASTIC_RUN_ID")
+    if torchrun and torchrun != "none":
+        return sanitize(torchrun)[:64]
+    slurm = os.environ.get("SLURM_JOB_ID")
+    return f"slurm-{sanitize(slurm)}"[:64] if slurm else None
+
+
+def _launch_suffix() -> str:
+    # Ranks of one launch are children of one launcher; a single process is its own launch.
+    pid = os.getppid() if any(key in os.environ for key in _RANK) else os.getpid()
+    launch = f"{boot_id()} {pid} {process_start_ticks(pid)}"
+    return hashlib.sha256(launch.encode()).hexdigest()[:8]
+
+
+def _script_name() -> str:
+    return Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else "training"
+
+
+def _number(keys: tuple[str, ...], default: int) -> int:
+    for key in keys:
+        value = os.environ.get(key, "")
+        if value.isdecimal():
+            return int(value)
+    return default
+
+
+def _initial_environment() -> dict[str, str]:
+    raw = Path("/proc/self/environ").read_bytes().decode(errors="replace")
+    return dict(entry.split("=", 1) for entry in raw.split("\0") if "=" in entry)

@@ -1,0 +1,698 @@
+"""The Monitor: what a trainer, or an adapter to one, tells the recording.
+
+    with Monitor(name="my-model", loss_kind="cross_entropy") as monitor:
+        for batch in loader:
+            with monitor.step():
+                loss = train_on(batch)
+                monitor.batch(loss=loss, samples=len(batch), trained_tokens=count(batch))
+
+It never raises into the trainer, never waits for a device, starts no thread and opens no port: a fault of its
+own is counted, logged once and over. It is for the training thread; other threads leave it alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import logging
+import math
+import re
+import sys
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from time import monotonic_ns
+from types import TracebackType
+from typing import Any, TypeVar
+
+from trainer_hooks import directory, identity, readback, recording
+from trainer_hooks.recording import BODY, PHASE_CODES, PHASE_MASK, PHASES, SLOT
+
+logger = logging.getLogger("trainvitals")
+
+INIT, DATA, FORWARD, BACKWARD, COMPUTE, OPTIMIZER, EVALUATION, CHECKPOINT, OTHER = range(len(PHASES))
+_BOUNDS_NS = [int(bound * 1e9) for bound in recording.STEP_DURATION_BOUNDS_SECONDS]
+_MOST_DEFERRED = 256
+
+_PHASE_WORD = SLOT["phase_word"]
+_PHASE_NS = SLOT["phase_ns"]
+_STEP_DURATION_COUNTS = SLOT["step_duration_counts"]
+_LEARNING_RATES = SLOT["learning_rates"]
+
+Number = Any  # a Python or numpy number, or a tensor of one element on any device
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _guarded(method: _F) -> _F:
+    """Keep every fault of the hook away from the trainer."""
+
+    @functools.wraps(method)
+    def guarded(self: Monitor, *arguments: Any, **keywords: Any) -> Any:
+        if not self.recording:
+            return None
+        began = monotonic_ns()
+        try:
+            return method(self, *arguments, **keywords)
+        except Exception as error:
+            self.fault(error)
+        finally:
+            self._hook_ns += monotonic_ns() - began
+        return None
+
+    return guarded  # type: ignore[return-value]
+
+
+class Monitor:
+    """Records one training in this process. Every call is a no-op where nothing can be recorded.
+
+    Args:
+        run: identity of the run; the same again is its next attempt. Default: TRAINVITALS_RUN, the
+            launcher's id, or `name` with a suffix.
+        name: display name, where the run has no identity.
+        rank, world_size: where the launcher's environment does not tell.
+        directory: where to record; default: see `directory.choose_directory`.
+        loss_kind: "cross_entropy" when the loss is the plain mean over tokens, in nats: only then is there
+            a perplexity.
+        info: further facts of the run, short strings: model, dataset, precision, framework ….
+        record_messages: also record the messages of exceptions, which may quote training data.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: str | None = None,
+        name: str | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        directory: Path | str | None = None,
+        loss_kind: str | None = None,
+        info: Mapping[str, str] | None = None,
+        record_messages: bool = False,
+    ) -> None:
+        self.recording = False
+        self._recorder: recording.Recorder | None = None
+        self._record_messages = record_messages
+        self._fault_logged = False
+        self._hook_ns = 0
+        if identity.is_worker():
+            return
+        began = monotonic_ns()
+        try:
+            self._open(run, name, rank, world_size, directory, {**(info or {}), "loss_kind": loss_kind or ""})
+        except Exception as error:
+            logger.warning("telemetry is off for this run: %s", error)
+            return
+        self._hook_ns = monotonic_ns() - began
+
+    def _open(
+        self,
+        run: str | None,
+        name: str | None,
+        rank: int | None,
+        world_size: int | None,
+        where: Path | str | None,
+        info: Mapping[str, str],
+    ) -> None:
+        if sys.platform != "linux":
+            raise OSError(f"recordings need Linux, this is {sys.platform}")
+        who = identity.identify(run=run, name=name, rank=rank, world_size=world_size)
+        static = recording.this_process(
+            run=who.run,
+            node=who.node,
+            rank=who.rank,
+            local_rank=who.local_rank,
+            world_size=who.world_size,
+            info={key: str(value)[:128] for key, value in info.items() if value},
+        )
+        folder = directory.choose_directory() if where is None else Path(where)
+        recorder = recording.Recorder(folder, static)
+        directory.prune(folder)
+        self._recorder = recorder
+        self._unsigned, self._doubles = recorder.unsigned, recorder.doubles
+        self._append, self._publish = recorder.append, recorder.publish
+        self._must_publish = not recorder.mapped
+        recorder.on_disarm = self._stop
+        start = static.start_monotonic_ns
+        self._phase = INIT
+        self._since_ns = self._last_step_ns = start
+        self._phase_ns = [0] * len(PHASES)
+        self._outside_step_ns = 0  # initialisation, evaluation and checkpoints up to the last step
+        self._data_ns = 0
+        self._steps = self._batches = self._samples = 0
+        self._step = 0
+        self._step_batches = 0
+        self._tokens_all = self._tokens_trained = self._loss_tokens = 0
+        self._loss_token_sum = 0.0
+        self._step_loss_sum = 0.0
+        self._step_loss_weight = 0
+        self._duration_counts = [0] * (len(_BOUNDS_NS) + 1)
+        self._duration_sum_ns = 0
+        self._learning_rate = math.nan
+        self._gradient_norm: float | readback.Pending | None = None
+        self._counts: dict[str, int] = {}
+        self._scalars: dict[str, int] = {}
+        self._deferred: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._phases = [_PhaseContext(self, code) for code in range(len(PHASES))]
+        self._step_context = _StepContext(self)
+        self.recording = True
+        atexit.register(self._at_exit)
+        self.event("start", pid=static.pid, attempt=recorder.attempt)
+
+    @property
+    def run(self) -> str | None:
+        """The name of the run; None when nothing is recorded."""
+        return self._recorder.static.run if self._recorder else None
+
+    # --- phases ---------------------------------------------------------------------------------------
+
+    def enter(self, phase: int) -> None:
+        """From now on wall time belongs to this phase, one of the constants INIT … OTHER."""
+        if not self.recording:
+            return
+        now = monotonic_ns() & ~PHASE_MASK
+        old = self._phase
+        try:
+            self._phase_ns[old] = total = self._phase_ns[old] + now - self._since_ns
+            self._unsigned[_PHASE_NS + old] = total  # before the word: see recording, Phases
+            self._unsigned[_PHASE_WORD] = now | phase
+            self._phase = phase
+            self._since_ns = now
+            if self._must_publish and phase in (DATA, EVALUATION, CHECKPOINT):
+                self._publish()
+        except Exception as error:
+            self.fault(error)
+        self._hook_ns += monotonic_ns() - now
+
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Within it wall time belongs to this phase, one of recording.PHASES; after it, to the one before."""
+        if not self.recording:
+            return contextlib.nullcontext()
+        code = PHASE_CODES.get(name)
+        if code is None:
+            self.fault(ValueError(f"no phase {name!r}; there are {', '.join(PHASES)}"))
+            return contextlib.nullcontext()
+        return self._phases[code]
+
+    # --- steps ----------------------------------------------------------------------------------------
+
+    def step(self) -> contextlib.AbstractContextManager[None]:
+        """One optimizer step: phase compute within, phase other after it. An exception ends no step."""
+        return self._step_context if self.recording else contextlib.nullcontext()
+
+    def batch(
+        self,
+        *,
+        loss: Number | None = None,
+        samples: int = 0,
+        tokens: Number | None = None,
+        trained_tokens: Number | None = None,
+    ) -> None:
+        """One micro-batch is done.
+
+        Args:
+            loss: mean over the trained tokens, or over the batch where tokens are not counted.
+            samples: sequences, images ….
+            tokens: all tokens of the batch, without padding.
+            trained_tokens: tokens whose label counts in the loss; the weight of `loss`.
+        """
+        if not self.recording:
+            return
+        now = monotonic_ns()
+        try:
+            self._batches += 1
+            self._step_batches += 1
+            self._samples += samples
+            unsigned = self._unsigned
+            unsigned[_BATCHES] = self._batches
+            unsigned[_SAMPLES] = self._samples
+            unsigned[_LAST_PROGRESS_NS] = now
+            self._in_order(
+                self._apply_batch,
+                loss if loss.__class__ is float else self._number(loss),
+                tokens if tokens.__class__ is int else self._number(tokens),
+                trained_tokens if trained_tokens.__class__ is int else self._number(trained_tokens),
+            )
+        except Exception as error:
+            self.fault(error)
+        self._hook_ns += monotonic_ns() - now
+
+    def end_step(self, step: int | None = None) -> None:
+        """One optimizer step is done: number `step`, or one more than the last."""
+        if not self.recording:
+            return
+        now = monotonic_ns()
+        try:
+            if not self._step_batches:
+                self._batches += 1
+            self._step_batches = 0
+            self._step = self._step + 1 if step is None else step
+            self._steps += 1
+            # The active phase may have begun before this step's end: count it up to now, and go on.
+            phase_ns = self._phase_ns.copy()
+            phase_ns[self._phase] += now - self._since_ns
+            outside_step_ns = phase_ns[INIT] + phase_ns[EVALUATION] + phase_ns[CHECKPOINT]
+            duration_ns = now - self._last_step_ns - (outside_step_ns - self._outside_step_ns)
+            data_ns = phase_ns[DATA]
+            bucket = bisect_left(_BOUNDS_NS, duration_ns)
+            self._duration_counts[bucket] += 1
+            self._duration_sum_ns += duration_ns
+            unsigned = self._unsigned
+            unsigned[_STEP] = self._step
+            unsigned[_BATCHES] = self._batches
+            unsigned[_STEP_DURATION_COUNTS + bucket] = self._duration_counts[bucket]
+            unsigned[_STEP_DURATION_SUM_NS] = self._duration_sum_ns
+            unsigned[_LAST_PROGRESS_NS] = now
+            unsigned[_LAST_STEP_NS] = now
+            unsigned[_HOOK_NS] = self._hook_ns
+            self._doubles[_DATA_SECONDS] = (data_ns - self._data_ns) / 1e9
+            self._last_step_ns = now
+            self._outside_step_ns = outside_step_ns
+            self._data_ns = data_ns
+            gradient_norm, self._gradient_norm = self._gradient_norm, None
+            self._in_order(
+                self._apply_step,
+                gradient_norm,
+                self._step,
+                now,
+                duration_ns,
+                phase_ns,
+                self._batches,
+                self._samples,
+                self._learning_rate,
+            )
+            unsigned[_STEPS] = self._steps
+            if self._must_publish:
+                self._publish()
+        except Exception as error:
+            self.fault(error)
+        self._hook_ns += monotonic_ns() - now
+
+    def skip_step(self) -> None:
+        """An optimizer step was left out, by the loss scaler for example."""
+        self._count("steps_skipped")
+
+    @_guarded
+    def expect(self, *, steps: int | None = None, epochs: float | None = None) -> None:
+        """How many optimizer steps and epochs the run is to make in all."""
+        if steps is not None and steps > 0 and math.isfinite(steps):
+            self._unsigned[SLOT["steps_expected"]] = int(steps)
+        if epochs is not None and epochs > 0 and math.isfinite(epochs):
+            self._doubles[SLOT["epochs_expected"]] = epochs
+
+    @_guarded
+    def resume(self, step: int) -> None:
+        """The run takes up after optimizer step `step` of an earlier attempt."""
+        self._step = step
+        self._unsigned[_STEP] = step
+        self._unsigned[SLOT["resumed_from_step"]] = step
+        self.event("resume", step=step)
+
+    @_guarded
+    def progress(self) -> None:
+        """Something other than a step moved on, a batch of an evaluation for example."""
+        self._unsigned[_LAST_PROGRESS_NS] = monotonic_ns()
+        self._publish()
+
+    # --- numbers --------------------------------------------------------------------------------------
+
+    def learning_rates(self, rates: list[Number]) -> None:
+        """Learning rates of the optimizer's parameter groups, up to 8; those on a device are left out."""
+        if not self.recording:
+            return
+        try:
+            for group, rate in enumerate(rates[: recording.LEARNING_RATE_GROUPS]):
+                if rate.__class__ is not float:
+                    rate = readback.read(rate)
+                    if not isinstance(rate, float):
+                        continue
+                self._doubles[_LEARNING_RATES + group] = rate
+                if group == 0:
+                    self._learning_rate = rate
+        except Exception as error:
+            self.fault(error)
+
+    def log(self, **values: Number) -> None:
+        """Newest values by name.
+
+        `loss` (of the step, where `batch` is not used), `learning_rate`, `gradient_norm`, `loss_scale`,
+        `accuracy`, `validation_accuracy`, `preprocessing_seconds` and `epoch` are known; of any other name
+        the first 64 are kept. Values that are not finite are not published.
+        """
+        if not self.recording:
+            return
+        began = monotonic_ns()
+        try:
+            for name, value in values.items():
+                self._log_one(name, value)
+        except Exception as error:
+            self.fault(error)
+        self._hook_ns += monotonic_ns() - began
+
+    def _log_one(self, name: str, value: Number) -> None:
+        if value is None:
+            return
+        if name == "loss":
+            self._in_order(self._apply_batch, self._number(value), None, None)
+        elif name == "learning_rate":
+            self.learning_rates([value])
+        elif name == "gradient_norm":
+            self._gradient_norm = self._number(value)
+        else:
+            slot = _LOGGED.get(name)
+            if slot is None:
+                slot = self._scalars.get(name)
+                if slot is None:
+                    slot = self._new_scalar(name)
+            number = self._number(value)
+            if slot >= 0:
+                self._in_order(self._store, slot, number)
+
+    def _new_scalar(self, name: str) -> int:
+        used = len(self._scalars)
+        slot = SLOT["scalars"] + used if used < recording.SCALARS else -1
+        if slot >= 0:
+            self._scalars[name] = slot
+            clean = re.sub(r"[^A-Za-z0-9_.\-/]", "_", name)[:64]
+            self.event("scalar", name=clean, slot=used)
+        else:
+            self._count("hook_dropped")
+        return slot
+
+    @_guarded
+    def evaluated(
+        self,
+        *,
+        loss: Number | None = None,
+        tokens: Number | None = None,
+        accuracy: Number | None = None,
+    ) -> None:
+        """An evaluation is done.
+
+        Args:
+            loss: its mean loss, token-weighted where `tokens` is given.
+            tokens: the tokens behind the loss; without them there is no validation perplexity.
+            accuracy: 0 to 1.
+        """
+        self._unsigned[_LAST_PROGRESS_NS] = monotonic_ns()
+        self._in_order(
+            self._apply_evaluation, self._number(loss), self._number(tokens), self._number(accuracy)
+        )
+
+    @contextlib.contextmanager
+    def checkpoint(self, path: Path | str | None = None) -> Iterator[None]:
+        """Within it a checkpoint is written; `path` is the file or folder whose size to take."""
+        before = self._phase if self.recording else OTHER
+        began = time.monotonic()
+        self.enter(CHECKPOINT)
+        try:
+            yield
+        except BaseException as error:
+            self._checkpoint_done(path, time.monotonic() - began, failure=type(error).__name__)
+            raise
+        else:
+            self._checkpoint_done(path, time.monotonic() - began, failure=None)
+        finally:
+            self.enter(before)
+
+    @_guarded
+    def _checkpoint_done(self, path: Path | str | None, seconds: float, failure: str | None) -> None:
+        now = monotonic_ns()
+        if failure is None:
+            size = 0
+            if path is not None:
+                with contextlib.suppress(OSError):
+                    size = _size_bytes(Path(path))
+            self._unsigned[SLOT["checkpoint_last_ns"]] = now
+            self._unsigned[SLOT["checkpoint_bytes"]] = size
+            self._doubles[SLOT["checkpoint_seconds"]] = seconds
+            self._count("checkpoints_ok")
+            self.event("checkpoint", seconds=round(seconds, 6), bytes=size)
+        else:
+            self._count("checkpoints_failed")
+            self.event("checkpoint_failed", seconds=round(seconds, 6), type=failure)
+        self._unsigned[_LAST_PROGRESS_NS] = now
+
+    # --- rare things and the end ----------------------------------------------------------------------
+
+    @_guarded
+    def event(self, kind: str, **fields: object) -> None:
+        """One line among the run's events. Numbers and short names only: never text of the training data."""
+        assert self._recorder is not None
+        line = {"event": kind, "time_ns": monotonic_ns(), "step": self._step, **fields}
+        try:
+            written = self._recorder.event(line)
+        except OSError as error:
+            self.fault(error)
+            written = False
+        if not written:
+            self._count("hook_dropped")
+
+    @_guarded
+    def exception(self, error: BaseException) -> None:
+        """Record the type and place of an exception, never its message unless the run asked for it."""
+        kind = type(error).__name__
+        if kind in ("OutOfMemoryError", "MemoryError"):
+            self._count("ooms")
+        message = {"message": str(error)[:512]} if self._record_messages else {}
+        self.event("exception", type=kind, place=_place(error.__traceback__), **message)
+
+    def finish(self, reason: str = "completed") -> None:
+        """The training ended as it should: close the recording. Later calls are no-ops."""
+        self._close(recording.FINISHED, "finish", reason=reason)
+
+    def fail(self, error: BaseException) -> None:
+        """The training ended with an exception: record it and close the recording."""
+        self.exception(error)
+        self._close(recording.FAILED, "fail", type=type(error).__name__)
+
+    @_guarded
+    def _close(self, outcome: int, kind: str, **fields: object) -> None:
+        assert self._recorder is not None
+        self.enter(self._phase)  # bring the totals up to the end
+        self._drain(everything=True)
+        self._unsigned[_HOOK_NS] = self._hook_ns
+        self.event(kind, **fields)
+        self.recording = False
+        try:
+            self._recorder.close(outcome, monotonic_ns())
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        self.recording = False
+        if self._recorder is not None:
+            self._unsigned, self._doubles = self._recorder.unsigned, self._recorder.doubles
+        atexit.unregister(self._at_exit)
+
+    def _at_exit(self) -> None:
+        # A script that ends without saying so: the interpreter remembers what it died of.
+        error = getattr(sys, "last_value", None)
+        if isinstance(error, BaseException):
+            self.fail(error)
+        else:
+            self.finish("exit")
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, place: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.fail(error)
+
+    # --- values in the order of the training ----------------------------------------------------------
+
+    def _number(self, value: Number | None) -> float | readback.Pending | None:
+        if value is None:
+            return None
+        number = readback.read(value)
+        if number is None:
+            self._count("hook_dropped")
+        return number
+
+    def _in_order(self, apply: Callable[..., None], *values: Any) -> None:
+        """Apply the values now, or after all that came before when some are on their way from a device."""
+        if not self._deferred and readback.Pending not in map(type, values):
+            apply(*values)
+            return
+        self._deferred.append((apply, values))
+        self._drain()
+
+    def _drain(self, *, everything: bool = False) -> None:
+        """Apply what has arrived; at the end, or when too much waits, leave out what has not."""
+        while self._deferred:
+            apply, values = self._deferred[0]
+            complete = all(value.arrived() for value in values if isinstance(value, readback.Pending))
+            if not complete and not everything and len(self._deferred) <= _MOST_DEFERRED:
+                return
+            self._deferred.popleft()
+            apply(*[self._taken(value) for value in values])
+
+    def _taken(self, value: Any) -> Any:
+        if not isinstance(value, readback.Pending):
+            return value
+        if value.arrived():
+            return value.take()
+        self._count("hook_dropped")
+        return None
+
+    def _apply_batch(self, loss: float | None, tokens: float | None, trained_tokens: float | None) -> None:
+        unsigned = self._unsigned
+        if tokens is not None:
+            self._tokens_all += int(tokens)
+            unsigned[_TOKENS_ALL] = self._tokens_all
+        weight = 1
+        if trained_tokens is not None:
+            weight = int(trained_tokens)
+            self._tokens_trained += weight
+            unsigned[_TOKENS_TRAINED] = self._tokens_trained
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            self._count("nonfinite_loss")
+            return
+        self._step_loss_sum += loss * weight
+        self._step_loss_weight += weight
+        if trained_tokens is not None:
+            self._loss_tokens += weight
+            self._loss_token_sum += loss * weight
+            self._doubles[_LOSS_TOKEN_SUM] = self._loss_token_sum
+            unsigned[_LOSS_TOKENS] = self._loss_tokens
+
+    def _apply_step(
+        self,
+        gradient_norm: float | None,
+        step: int,
+        time_ns: int,
+        duration_ns: int,
+        phase_ns: list[int],
+        batches: int,
+        samples: int,
+        learning_rate: float,
+    ) -> None:
+        weight = self._step_loss_weight
+        loss = self._step_loss_sum / weight if weight else math.nan
+        self._step_loss_sum = 0.0
+        self._step_loss_weight = 0
+        norm = math.nan if gradient_norm is None else gradient_norm
+        if gradient_norm is not None and not math.isfinite(gradient_norm):
+            self._count("nonfinite_gradient")
+            norm = math.nan
+        self._doubles[_LOSS] = loss
+        self._doubles[_GRADIENT_NORM] = norm
+        self._append(
+            BODY.pack(
+                step,
+                time_ns,
+                duration_ns,
+                *phase_ns,
+                batches,
+                samples,
+                self._tokens_all,
+                self._tokens_trained,
+                self._loss_tokens,
+                self._loss_token_sum,
+                loss,
+                learning_rate,
+                norm,
+            )
+        )
+
+    def _apply_evaluation(self, loss: float | None, tokens: float | None, accuracy: float | None) -> None:
+        doubles, best = self._doubles, self._doubles[_VALIDATION_LOSS_BEST]
+        numbers: dict[str, float] = {}
+        if loss is not None and math.isfinite(loss):
+            doubles[_VALIDATION_LOSS] = numbers["loss"] = loss
+            doubles[_VALIDATION_LOSS_BEST] = loss if math.isnan(best) else min(best, loss)
+            self._unsigned[_VALIDATION_LOSS_TOKENS] = int(tokens or 0)
+        elif loss is not None:
+            doubles[_VALIDATION_LOSS] = math.nan
+            self._count("nonfinite_loss")
+        if accuracy is not None and math.isfinite(accuracy):
+            doubles[_VALIDATION_ACCURACY] = numbers["accuracy"] = accuracy
+        self.event("evaluation", tokens=int(tokens or 0), **numbers)
+
+    def _store(self, slot: int, value: float | None) -> None:
+        self._doubles[slot] = value if value is not None and math.isfinite(value) else math.nan
+
+    def _count(self, slot: str) -> None:
+        if self.recording:
+            self._counts[slot] = count = self._counts.get(slot, 0) + 1
+            self._unsigned[SLOT[slot]] = count
+
+    def fault(self, error: Exception) -> None:
+        """Count a fault of the hook or of an adapter; the first is logged."""
+        self._count("hook_errors")
+        if not self._fault_logged:
+            self._fault_logged = True
+            logger.warning("a fault in the telemetry, counted from now on: %s", error)
+
+
+class _PhaseContext:
+    """A phase for a time. One of each serves all entries of a Monitor, nested ones too."""
+
+    __slots__ = ("_before", "_code", "_monitor")
+
+    def __init__(self, monitor: Monitor, code: int) -> None:
+        self._monitor = monitor
+        self._code = code
+        self._before: list[int] = []
+
+    def __enter__(self) -> None:
+        self._before.append(self._monitor._phase)
+        self._monitor.enter(self._code)
+
+    def __exit__(self, *exception: object) -> None:
+        self._monitor.enter(self._before.pop())
+
+
+class _StepContext:
+    __slots__ = ("_monitor",)
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def __enter__(self) -> None:
+        self._monitor.enter(COMPUTE)
+
+    def __exit__(self, kind: object, error: object, place: object) -> None:
+        if kind is None:
+            self._monitor.end_step()
+        self._monitor.enter(OTHER)
+
+
+def _size_bytes(path: Path) -> int:
+    if path.is_dir():
+        return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+    return path.stat().st_size
+
+
+def _place(traceback: TracebackType | None) -> str:
+    """The innermost frame, as `file.py:line in function`; the folder is left out."""
+    if traceback is None:
+        return ""
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    code = traceback.tb_frame.f_code
+    return f"{Path(code.co_filename).name}:{traceback.tb_lineno} in {code.co_name}"
+
+
+_BATCHES, _SAMPLES, _STEPS, _STEP = SLOT["batches"], SLOT["samples"], SLOT["steps"], SLOT["step"]
+_TOKENS_ALL, _TOKENS_TRAINED = SLOT["tokens_all"], SLOT["tokens_trained"]
+_LOSS_TOKENS, _LOSS_TOKEN_SUM = SLOT["loss_tokens"], SLOT["loss_token_sum"]
+_LAST_STEP_NS, _LAST_PROGRESS_NS = SLOT["last_step_ns"], SLOT["last_progress_ns"]
+_STEP_DURATION_SUM_NS, _HOOK_NS = SLOT["step_duration_sum_ns"], SLOT["hook_ns"]
+_LOSS, _GRADIENT_NORM, _DATA_SECONDS = SLOT["loss"], SLOT["gradient_norm"], SLOT["data_seconds"]
+_VALIDATION_LOSS, _VALIDATION_LOSS_BEST = SLOT["validation_loss"], SLOT["validation_loss_best"]
+_VALIDATION_LOSS_TOKENS, _VALIDATION_ACCURACY = SLOT["validation_loss_tokens"], SLOT["validation_accuracy"]
+_LOGGED = {
+    name: SLOT[name]
+    for name in ("accuracy", "validation_accuracy", "loss_scale", "preprocessing_seconds", "epoch")
+}

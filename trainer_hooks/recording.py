@@ -1,0 +1,752 @@
+"""The recording: what a hook writes, and how the service reads it. Layout, writer and reader.
+
+A rank of a run writes two files into `<directory>/<run>/<node>/`, where N counts the attempts from 1:
+
+    rank-R.N.steps          numbers only, of the layout below
+    rank-R.N.events.jsonl   one JSON object a line for each rare thing; one write(2) a line, at most 8 MB
+
+**`.steps`**, native byte order, every part 8-byte aligned:
+
+    header    the struct HEADER, then JSON: `static` (see Static), and the names of slots and record fields
+    live      8-byte slots (unsigned or double): running totals, newest values, the active phase
+    ring      the newest step records, each led and trailed by its number
+
+The header's crc32 covers the struct, the crc taken as 0, and the JSON. Slots and fields are found by the
+names in the JSON, so a reader takes from an older or newer minor version what it knows and leaves out the
+rest; another major version is another layout. A double that is NaN is unknown.
+
+*Phases.* The active phase and its start are one word, `ns & ~15 | code`. `phase_ns` holds what each phase
+took up to its last end. The active one took `now - start of the recording - all others' phase_ns`: whatever
+moment a reader catches, the phases add up to the age. Times are CLOCK_MONOTONIC of the boot `boot_id`.
+
+*Live slots* are written by single 8-byte moves, each a value of its own. Only the phases, which partition,
+need a second look at the phase word: when it has changed, the reader reads again.
+
+*Step records* carry running totals, so the difference of any two is exact however many lie between. A
+record is written front to back in one go. A reader takes the trailing numbers, then the bodies, then the
+leading numbers; a record counts only when both are the one expected and the crc32 of the body holds.
+
+*Life* is an open-file-description lock on the whole file, on a descriptor that serves nothing else. It is
+taken before the file has a name anybody looks for, and the kernel drops it at any death. Readers test with
+F_OFD_GETLK, which takes nothing. A process that C code forked without exec can hold it longer: then /proc
+decides, where the reader shares the writer's PID namespace. `outcome` is set before the lock is given up:
+a recording without lock and outcome is that of a killed process, and its last sign of life is its end.
+
+*Publishing.* Temporary name, lock, allocation, header, then link(2) to the next attempt: never over a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import math
+import mmap
+import os
+import re
+import secrets
+import stat
+import struct
+import time
+import weakref
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+MAGIC = b"TRNVITAL"
+VERSION = (1, 0)
+BYTE_ORDER_MARK = 0x01020304
+# magic, byte order mark, major, minor, live offset, live slots, ring offset, record size, ring capacity,
+# JSON length, crc32
+HEADER = struct.Struct("@8sIHHIIIIIII")
+LIVE_OFFSET = 16384
+RING_CAPACITY = 20_000  # with 192 bytes a record: under 4 MB a rank
+MAX_FILE_BYTES = 64 << 20
+MAX_EVENTS_BYTES = 8 << 20
+# Here an allocated block stays allocated, so that a store into a mapping cannot fail.
+MAPPABLE = ("tmpfs", "ext4", "xfs", "overlay")
+
+PHASES = (
+    "init",
+    "data",
+    "forward",
+    "backward",
+    "compute",  # forward and backward where no border can be seen
+    "optimizer",
+    "evaluation",
+    "checkpoint",
+    "other",
+)
+PHASE_CODES = {name: code for code, name in enumerate(PHASES)}
+PHASE_MASK = 15
+# From a tiny model on a CPU to a large one over many nodes; +Inf is implied.
+STEP_DURATION_BOUNDS_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
+LEARNING_RATE_GROUPS = 8
+SCALARS = 64
+RUNNING, FINISHED, FAILED = 0, 1, 2
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+STEPS_NAME = re.compile(r"rank-(\d{1,7})\.(\d{1,7})\.steps")
+
+
+class RecordingError(Exception):
+    """A recording that cannot be read; `reason` is corrupt, truncated, newer_version or not_permitted."""
+
+    def __init__(self, path: Path, reason: str, detail: str) -> None:
+        super().__init__(f"{path}: {reason}: {detail}")
+        self.path = path
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Static:
+    """What is known when a recording opens and does not change. Times in ns."""
+
+    run: str
+    node: str
+    rank: int
+    local_rank: int
+    world_size: int
+    pid: int
+    process_start_ticks: int
+    pid_namespace: int
+    boot_id: str
+    start_monotonic_ns: int
+    start_wall_ns: int
+    hook_version: str
+    info: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Live:
+    """The live block. Counts are running totals of the attempt; None is unknown."""
+
+    phase_word: int = 0
+    phase_ns: tuple[int, ...] = (0,) * len(PHASES)
+    steps: int = 0
+    batches: int = 0
+    samples: int = 0
+    tokens_all: int = 0
+    tokens_trained: int = 0
+    loss_tokens: int = 0
+    nonfinite_loss: int = 0
+    nonfinite_gradient: int = 0
+    steps_skipped: int = 0
+    ooms: int = 0
+    checkpoints_ok: int = 0
+    checkpoints_failed: int = 0
+    hook_ns: int = 0
+    hook_errors: int = 0
+    hook_dropped: int = 0
+    step_duration_counts: tuple[int, ...] = (0,) * (len(STEP_DURATION_BOUNDS_SECONDS) + 1)
+    step_duration_sum_ns: int = 0
+    last_step_ns: int = 0
+    last_progress_ns: int = 0
+    step: int = 0
+    steps_expected: int = 0
+    resumed_from_step: int = 0
+    records: int = 0
+    outcome: int = RUNNING
+    end_ns: int = 0
+    checkpoint_last_ns: int = 0
+    checkpoint_bytes: int = 0
+    validation_loss_tokens: int = 0
+    loss_token_sum: float = 0.0
+    epoch: float | None = None
+    epochs_expected: float | None = None
+    loss: float | None = None
+    learning_rates: tuple[float | None, ...] = (None,) * LEARNING_RATE_GROUPS
+    gradient_norm: float | None = None
+    loss_scale: float | None = None
+    accuracy: float | None = None
+    data_seconds: float | None = None
+    preprocessing_seconds: float | None = None
+    checkpoint_seconds: float | None = None
+    validation_loss: float | None = None
+    validation_loss_best: float | None = None
+    validation_accuracy: float | None = None
+    scalars: tuple[float | None, ...] = (None,) * SCALARS
+
+    @property
+    def phase(self) -> str:
+        code = self.phase_word & PHASE_MASK
+        return PHASES[code] if code < len(PHASES) else "other"
+
+    @property
+    def last_sign_ns(self) -> int:
+        """The latest moment at which the process is known to have lived."""
+        return max(self.phase_word & ~PHASE_MASK, self.last_step_ns, self.last_progress_ns, self.end_ns)
+
+    def phase_seconds(self, start_ns: int, now_ns: int) -> dict[str, float]:
+        """Seconds of each phase at `now_ns` of a recording begun at `start_ns`; they add up to its age."""
+        active = self.phase_word & PHASE_MASK
+        others_ns = sum(ns for code, ns in enumerate(self.phase_ns) if code != active)
+        seconds = {name: ns / 1e9 for name, ns in zip(PHASES, self.phase_ns, strict=False)}
+        seconds[self.phase] = max(0, now_ns - start_ns - others_ns) / 1e9
+        return seconds
+
+
+class StepRecord(NamedTuple):
+    """One optimizer step. Totals run from the start of the attempt; times are monotonic; NaN is unknown."""
+
+    step: int
+    time_ns: int
+    duration_ns: int
+    phase_ns: tuple[int, ...]
+    batches: int
+    samples: int
+    tokens_all: int
+    tokens_trained: int
+    loss_tokens: int
+    loss_token_sum: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+
+
+class _Slot(NamedTuple):
+    name: str
+    code: str  # of the struct module: Q or d
+    length: int
+
+
+def _slots_of_live() -> tuple[_Slot, ...]:
+    slots = []
+    for each in fields(Live):
+        default = each.default
+        many = isinstance(default, tuple)
+        code = "Q" if isinstance(default[0] if many else default, int) else "d"  # type: ignore[index]
+        slots.append(_Slot(each.name, code, len(default) if many else 1))  # type: ignore[arg-type]
+    return tuple(slots)
+
+
+LIVE_SLOTS = _slots_of_live()
+RECORD_FIELDS = tuple(
+    _Slot(
+        name,
+        "d" if name in ("loss_token_sum", "loss", "learning_rate", "gradient_norm") else "Q",
+        len(PHASES) if name == "phase_ns" else 1,
+    )
+    for name in StepRecord._fields
+)
+
+
+def _layout(slots: Sequence[_Slot]) -> str:
+    return "@" + "".join(f"{slot.length}{slot.code}" for slot in slots)
+
+
+def _positions(slots: Sequence[_Slot]) -> dict[str, int]:
+    positions, position = {}, 0
+    for slot in slots:
+        positions[slot.name] = position
+        position += slot.length
+    return positions
+
+
+SLOT = _positions(LIVE_SLOTS)
+_RECORDS = SLOT["records"]
+LIVE = struct.Struct(_layout(LIVE_SLOTS))
+BODY = struct.Struct(_layout(RECORD_FIELDS))
+NUMBER = struct.Struct("@Q")
+# number, body, crc32 of the body, nothing, number
+RECORD = struct.Struct(f"@Q{BODY.size}sIIQ")
+RING_OFFSET = LIVE_OFFSET + (LIVE.size + 63) // 64 * 64
+
+_FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
+
+
+def process_start_ticks(pid: int) -> int | None:
+    """Start of a live process in clock ticks since boot (proc(5), field 22); None if it is gone or dead."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if after_name[0] in (b"Z", b"X", b"x") else int(after_name[19])
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def pid_namespace() -> int:
+    return Path("/proc/self/ns/pid").stat().st_ino
+
+
+def this_process(
+    *, run: str, node: str, rank: int, local_rank: int, world_size: int, info: Mapping[str, str]
+) -> Static:
+    """The static part of a recording that the calling process opens now.
+
+    Raises ValueError for a run or node name that could not be a folder and a label.
+    """
+    from trainer_hooks import __version__
+
+    for what, name in (("run", run), ("node", node)):
+        if not NAME_PATTERN.fullmatch(name):
+            raise ValueError(f"{what} name {name!r} does not match {NAME_PATTERN.pattern}")
+    return Static(
+        run=run,
+        node=node,
+        rank=rank,
+        local_rank=local_rank,
+        world_size=world_size,
+        pid=os.getpid(),
+        process_start_ticks=process_start_ticks(os.getpid()) or 0,
+        pid_namespace=pid_namespace(),
+        boot_id=boot_id(),
+        start_monotonic_ns=time.monotonic_ns() & ~PHASE_MASK,
+        start_wall_ns=time.time_ns(),
+        hook_version=__version__,
+        info=dict(info),
+    )
+
+
+# --- writing ------------------------------------------------------------------------------------------
+
+_open_recorders: weakref.WeakSet[Recorder] | None = None
+
+
+def _disarm_in_forked_children(recorder: Recorder) -> None:
+    global _open_recorders
+    if _open_recorders is None:
+        _open_recorders = weakref.WeakSet()
+        os.register_at_fork(after_in_child=_disarm_all)
+    _open_recorders.add(recorder)
+
+
+def _disarm_all() -> None:
+    for recorder in list(_open_recorders or ()):
+        recorder.disarm()
+
+
+class Recorder:
+    """Writes one attempt of one rank.
+
+    `unsigned` and `doubles` are views of the live block, indexed by SLOT. Opening raises OSError when
+    the directory cannot be written or is full; nothing after it does, except `event`. In a forked child
+    the recorder is disarmed: `armed` is False and the views are private memory.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        static: Static,
+        *,
+        ring_capacity: int = RING_CAPACITY,
+        mapped: bool | None = None,
+    ) -> None:
+        self.static = static
+        self.ring_capacity = ring_capacity
+        self.records = 0
+        self.armed = False
+        self.on_disarm: Callable[[], None] | None = None
+        self._lock_fd = self._events_fd = self._write_fd = -1
+        self._events_bytes = 0
+        self._map: mmap.mmap | None = None
+        self.path: Path | None = None
+        folder = directory / static.run / static.node
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self.mapped = file_system(folder) in MAPPABLE if mapped is None else mapped
+        temporary = folder / f".rank-{static.rank}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        try:
+            self._create(temporary)
+            self.path, self.attempt = _link_to_next_attempt(temporary, folder, static.rank)
+            self._events_fd = os.open(
+                self.path.with_suffix(".events.jsonl"),
+                os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
+                0o640,
+            )
+            os.fchmod(self._events_fd, 0o640)
+        except BaseException:
+            if self.path is not None:  # without its lock it would pass for a killed run
+                self.path.unlink(missing_ok=True)
+            self._release()
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        self.armed = True
+        _disarm_in_forked_children(self)
+
+    def _create(self, temporary: Path) -> None:
+        size = RING_OFFSET + self.ring_capacity * RECORD.size
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o640)
+        try:
+            os.fchmod(fd, 0o640)
+            self._lock_fd = os.open(temporary, flags)
+            fcntl.fcntl(self._lock_fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+            # A store into a hole of a full file system is SIGBUS: take every block before mapping.
+            os.posix_fallocate(fd, 0, size)
+            _write_zeros(fd, size)
+            live = bytearray(LIVE.size)
+            os.pwrite(fd, _header(self.static, self.ring_capacity), 0)
+            if self.mapped:
+                self._map = mmap.mmap(fd, size)
+                view = memoryview(self._map)[LIVE_OFFSET : LIVE_OFFSET + LIVE.size]
+            else:
+                self._write_fd = os.dup(fd)
+                view = memoryview(live)
+        finally:
+            os.close(fd)
+        self.unsigned = view.cast("B").cast("Q")
+        self.doubles = view.cast("B").cast("d")
+        for slot in LIVE_SLOTS:
+            if slot.code == "d" and slot.name != "loss_token_sum":
+                for offset in range(slot.length):
+                    self.doubles[SLOT[slot.name] + offset] = math.nan
+        start = self.static.start_monotonic_ns
+        for name in ("phase_word", "last_step_ns", "last_progress_ns"):
+            self.unsigned[SLOT[name]] = start  # the code of phase init is 0
+        self.publish()
+
+    def publish(self) -> None:
+        """Where the file system does not bear a mapping, write the live block; else nothing is to be done."""
+        if self._write_fd >= 0:
+            os.pwrite(self._write_fd, self.unsigned, LIVE_OFFSET)
+
+    def append(self, body: bytes) -> None:
+        """Write one step record, packed by BODY, over the oldest."""
+        number = self.records + 1
+        offset = RING_OFFSET + self.records % self.ring_capacity * RECORD.size
+        if self._map is not None:
+            RECORD.pack_into(self._map, offset, number, body, zlib.crc32(body), 0, number)
+        elif self._write_fd >= 0:
+            os.pwrite(self._write_fd, RECORD.pack(number, body, zlib.crc32(body), 0, number), offset)
+        self.records = number
+        self.unsigned[_RECORDS] = number
+
+    def event(self, line: Mapping[str, object]) -> bool:
+        """Write one line; False when it was not written because the file has reached its cap or is closed.
+
+        Raises OSError when the file system refuses.
+        """
+        data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        if self._events_fd < 0 or self._events_bytes + len(data) > MAX_EVENTS_BYTES:
+            return False
+        written = os.write(self._events_fd, data)
+        self._events_bytes += written
+        return written == len(data)
+
+    def close(self, outcome: int, end_ns: int) -> None:
+        """Set the outcome, then let go of the lock."""
+        if not self.armed:
+            return
+        self.unsigned[SLOT["end_ns"]] = end_ns
+        self.unsigned[SLOT["outcome"]] = outcome
+        try:
+            self.publish()
+        finally:
+            self._release()
+
+    def disarm(self) -> None:
+        """Let go of everything without a word in the file: in a forked child it belongs to the parent."""
+        was_armed = self.armed
+        self._release()
+        if was_armed and self.on_disarm is not None:
+            self.on_disarm()
+
+    def _release(self) -> None:
+        self.armed = False
+        if self._map is not None:
+            # What still stores into the views must find memory, not a closed mapping.
+            private = memoryview(bytearray(LIVE.size))
+            self.unsigned, self.doubles = private.cast("Q"), private.cast("d")
+            self._map = None  # unmapped when the last view is gone
+        for name in ("_events_fd", "_write_fd", "_lock_fd"):
+            fd = getattr(self, name)
+            setattr(self, name, -1)
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+
+
+def _header(static: Static, ring_capacity: int) -> bytes:
+    description = json.dumps(
+        {"static": asdict(static), "live": LIVE_SLOTS, "record": RECORD_FIELDS}, separators=(",", ":")
+    ).encode()
+    if HEADER.size + len(description) > LIVE_OFFSET:
+        raise ValueError(
+            f"the description of the run takes {len(description)} bytes; {LIVE_OFFSET} are too few"
+        )
+
+    def header(crc: int) -> bytes:
+        return HEADER.pack(
+            MAGIC,
+            BYTE_ORDER_MARK,
+            *VERSION,
+            LIVE_OFFSET,
+            LIVE.size // 8,
+            RING_OFFSET,
+            RECORD.size,
+            ring_capacity,
+            len(description),
+            crc,
+        )
+
+    return header(zlib.crc32(header(0) + description)) + description
+
+
+def _write_zeros(fd: int, size: int) -> None:
+    zeros = bytes(1 << 20)
+    for offset in range(0, size, len(zeros)):
+        chunk = zeros[: min(len(zeros), size - offset)]
+        if os.pwrite(fd, chunk, offset) != len(chunk):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _attempts(folder: Path, rank: int) -> Iterator[int]:
+    for path in folder.iterdir():
+        match = STEPS_NAME.fullmatch(path.name)
+        if match and int(match[1]) == rank:
+            yield int(match[2])
+
+
+def _link_to_next_attempt(temporary: Path, folder: Path, rank: int) -> tuple[Path, int]:
+    attempt = max(_attempts(folder, rank), default=0) + 1
+    while True:
+        path = folder / f"rank-{rank}.{attempt}.steps"
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            attempt += 1
+        else:
+            return path, attempt
+
+
+def file_system(folder: Path) -> str:
+    """Type of the file system a folder is on, such as tmpfs; empty when the kernel does not say."""
+    device = folder.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split()[2] == wanted:
+            return after.split()[0]
+    return ""
+
+
+# --- reading ------------------------------------------------------------------------------------------
+
+
+class RecordingReader:
+    """Reads one recording, of a live or a dead process, without a trace in it.
+
+    Opening raises RecordingError; so may the other methods, when the file shrinks afterwards.
+    """
+
+    def __init__(self, path: Path) -> None:
+        match = STEPS_NAME.fullmatch(path.name)
+        if match is None:
+            raise RecordingError(path, "corrupt", "no name of a recording")
+        self.path = path
+        self.rank, self.attempt = int(match[1]), int(match[2])
+        self._fd = _open_for_reading(path)
+        try:
+            self._read_header()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_header(self) -> None:
+        raw = os.pread(self._fd, LIVE_OFFSET, 0)
+        if len(raw) < HEADER.size:
+            raise self._error("truncated", f"{len(raw)} bytes are too few for a header")
+        magic, mark, major, minor, live_at, live_slots, ring_at, record_size, capacity, length, crc = (
+            HEADER.unpack_from(raw)
+        )
+        if magic != MAGIC or mark != BYTE_ORDER_MARK:
+            raise self._error("corrupt", "not a recording of this machine")
+        if major != VERSION[0]:
+            reason = "newer_version" if major > VERSION[0] else "corrupt"
+            raise self._error(reason, f"version {major}.{minor}; this reader knows {VERSION[0]}.x")
+        description = raw[HEADER.size : HEADER.size + length]
+        if len(description) < length:
+            raise self._error("truncated", "the header is incomplete")
+        if zlib.crc32(raw[: HEADER.size - 4] + bytes(4) + description) != crc:
+            raise self._error("corrupt", "the header's checksum is wrong")
+        try:
+            content = json.loads(description)
+            known = {each.name for each in fields(Static)}
+            self.static = Static(**{k: v for k, v in content["static"].items() if k in known})
+            self._live_slots = tuple(_Slot(*slot) for slot in content["live"])
+            self._record_fields = tuple(_Slot(*slot) for slot in content["record"])
+            self._live_struct = struct.Struct(_layout(self._live_slots))
+            self._body_struct = struct.Struct(_layout(self._record_fields))
+        except (ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
+            raise self._error("corrupt", f"the header's description makes no sense ({error})") from None
+        self._live_offset, self._ring_offset = live_at, ring_at
+        self._record_size, self.ring_capacity = record_size, capacity
+        size = ring_at + record_size * capacity
+        if (
+            self._live_struct.size != live_slots * 8
+            or record_size != self._body_struct.size + 24
+            or capacity == 0
+            or ring_at < live_at + live_slots * 8
+            or size > MAX_FILE_BYTES
+        ):
+            raise self._error("corrupt", "the header contradicts itself")
+        if os.fstat(self._fd).st_size < size:
+            raise self._error("truncated", f"{os.fstat(self._fd).st_size} of {size} bytes are there")
+
+    def live(self) -> Live:
+        """The live block, its phases taken at one moment."""
+        phase_at = self._live_offset + 8 * _positions(self._live_slots)["phase_word"]
+        for _ in range(10):
+            raw = self._read(self._live_struct.size, self._live_offset)
+            values = self._live_struct.unpack(raw)
+            live = Live(**_by_name(self._live_slots, values, _LIVE_NAMES, unknown=None))
+            if NUMBER.unpack(self._read(8, phase_at))[0] == live.phase_word:
+                break
+        return live
+
+    def steps(self, after: int = 0) -> tuple[list[StepRecord], int]:
+        """The step records numbered above `after` that are still there, oldest first, and the newest number.
+
+        A record that is being overwritten is left out; so are those the ring has lost.
+        """
+        records_at = self._live_offset + 8 * _positions(self._live_slots)["records"]
+        newest = NUMBER.unpack(self._read(8, records_at))[0]
+        first = max(after, newest - self.ring_capacity) + 1
+        found: list[StepRecord] = []
+        while first <= newest:
+            index = (first - 1) % self.ring_capacity
+            count = min(newest - first + 1, self.ring_capacity - index, 4096)
+            found.extend(self._records(first, index, count))
+            first += count
+        return found, newest
+
+    def _records(self, first: int, index: int, count: int) -> Iterator[StepRecord]:
+        size = self._record_size
+        offset, length = self._ring_offset + index * size, count * size
+        trailing = self._read(length, offset)
+        body = self._read(length, offset)
+        leading = self._read(length, offset)
+        for each in range(count):
+            start, end = each * size, (each + 1) * size
+            number = NUMBER.pack(first + each)
+            if trailing[end - 8 : end] != number or leading[start : start + 8] != number:
+                continue
+            content = body[start + 8 : end - 16]
+            if zlib.crc32(content) != int.from_bytes(body[end - 16 : end - 12], _BYTE_ORDER):
+                continue
+            values = self._body_struct.unpack(content)
+            named = _by_name(self._record_fields, values, StepRecord._fields, unknown=math.nan)
+            yield StepRecord(**{**_EMPTY_RECORD, **named})
+
+    def alive(self) -> bool:
+        """Whether the writing process lives: it holds the lock, in this boot, and /proc does not deny it."""
+        if self.static.boot_id != boot_id():
+            return False
+        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        answer = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, query))
+        if answer[0] == fcntl.F_UNLCK:
+            return False
+        if self.static.pid_namespace != pid_namespace():
+            return True
+        return process_start_ticks(self.static.pid) == self.static.process_start_ticks
+
+    @property
+    def unlinked(self) -> bool:
+        """Whether the file has lost its name while it was open."""
+        return os.fstat(self._fd).st_nlink == 0
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _read(self, length: int, offset: int) -> bytes:
+        raw = os.pread(self._fd, length, offset)
+        if len(raw) != length:
+            raise self._error("truncated", f"{len(raw)} of {length} bytes at {offset}")
+        return raw
+
+    def _error(self, reason: str, detail: str) -> RecordingError:
+        return RecordingError(self.path, reason, detail)
+
+
+_BYTE_ORDER: Literal["little", "big"] = "little" if NUMBER.pack(1)[0] else "big"
+_LIVE_NAMES = tuple(each.name for each in fields(Live))
+_EMPTY_RECORD: dict[str, Any] = {
+    slot.name: ((0,) * slot.length if slot.length > 1 else 0) if slot.code == "Q" else math.nan
+    for slot in RECORD_FIELDS
+}
+
+
+def _by_name(
+    slots: Sequence[_Slot], values: Sequence[float], names: Sequence[str], unknown: float | None
+) -> dict[str, Any]:
+    """The values by slot name, tuples where a slot is many; a NaN becomes `unknown`."""
+    cleaned = [unknown if value != value else value for value in values]
+    named: dict[str, Any] = {}
+    position = 0
+    for slot in slots:
+        part = cleaned[position : position + slot.length]
+        position += slot.length
+        if slot.name in names:
+            named[slot.name] = tuple(part) if slot.length > 1 else part[0]
+    return named
+
+
+def _open_for_reading(path: Path) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise RecordingError(path, "not_permitted", str(error.strerror)) from None
+    except OSError as error:
+        raise RecordingError(path, "corrupt", str(error.strerror)) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise RecordingError(path, "corrupt", "not a regular file")
+    return fd
+
+
+def find(directory: Path) -> Iterator[Path]:
+    """The `.steps` files below a recordings directory; none when it is absent or closed to us."""
+    for folder in _folders(directory):
+        for node_folder in _folders(folder):
+            with contextlib.suppress(OSError):
+                yield from sorted(path for path in node_folder.iterdir() if STEPS_NAME.fullmatch(path.name))
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        with os.scandir(parent) as entries:
+            return sorted(
+                Path(entry.path)
+                for entry in entries
+                if NAME_PATTERN.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            )
+    except OSError:
+        return []
+
+
+class EventReader:
+    """Reads the lines of an events file as they come. A line that is no JSON object is passed over."""
+
+    def __init__(self, steps_path: Path) -> None:
+        self._path = steps_path.with_suffix(".events.jsonl")
+        self._offset = 0
+
+    def new(self) -> list[dict[str, object]]:
+        """The whole lines that were added since the last call; none when the file is absent."""
+        try:
+            fd = _open_for_reading(self._path)
+        except RecordingError:
+            return []
+        try:
+            raw = os.pread(fd, MAX_EVENTS_BYTES, self._offset)
+        finally:
+            os.close(fd)
+        whole = raw[: raw.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        events = []
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    events.append(event)
+        return events
