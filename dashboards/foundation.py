@@ -1,0 +1,254 @@
+"""Foundation Model Training: what one fine-tuning learns, how fast it goes, and what it does to its GPUs."""
+
+from __future__ import annotations
+
+from dashboards.dashboard import Dashboard, Shelf, stack
+from dashboards.panels import (
+    Column,
+    DataLink,
+    Query,
+    Stat,
+    Table,
+    TimeSeries,
+    dashed_steps,
+    limit,
+)
+from dashboards.variables import VARIABLES, of_node, of_other_exporter, of_run
+from exporters import catalog
+
+UID = "trainvitals-foundation"
+# Where the alert GPUMemoryHigh begins, in percent.
+GPU_MEMORY_HIGH_PERCENT = 90
+
+# cAdvisor's metrics, which the kubelet publishes for every container.
+CONTAINER_CPU_USAGE_SECONDS_TOTAL = "container_cpu_usage_seconds_total"
+CONTAINER_MEMORY_USAGE_BYTES = "container_memory_usage_bytes"
+CONTAINER_SPEC_MEMORY_LIMIT_BYTES = "container_spec_memory_limit_bytes"
+CADVISOR_METRICS = (
+    CONTAINER_CPU_USAGE_SECONDS_TOTAL,
+    CONTAINER_MEMORY_USAGE_BYTES,
+    CONTAINER_SPEC_MEMORY_LIMIT_BYTES,
+)
+# A container's name is empty on the sums cAdvisor adds for the whole pod: they would count everything twice.
+_SERVICE_CONTAINERS = ('pod=~"training-service.*"', 'container!=""')
+
+_KEEP_CHOICES = (
+    "${datasource:queryparam}&${cluster:queryparam}&${job:queryparam}&${instance:queryparam}"
+    "&${__url_time_range}"
+)
+
+
+def _only_this_run(run: str) -> DataLink:
+    return DataLink(f"Show only {run}", f"/d/{UID}?var-run={run}&{_KEEP_CHOICES}")
+
+
+RUN_OF_SERIES = _only_this_run("${__field.labels.run}")
+RUN_OF_ROW = _only_this_run("${__value.text}")
+
+
+def epoch() -> Stat:
+    return Stat(
+        title="Epoch",
+        description=(
+            "The epoch each run is in; 1.25 is a quarter into the second. The line behind it should climb "
+            "evenly: a flat stretch means that nothing is being trained. Then see below whether "
+            "micro-batches still come in, and whether the run is evaluating or writing a checkpoint."
+        ),
+        unit="none",
+        decimals=2,
+        targets=[Query(expr=of_run(catalog.TRAINING_EPOCH_CURRENT), legend="{{run}}")],
+        data_links=[RUN_OF_SERIES],
+    )
+
+
+def loss() -> TimeSeries:
+    return TimeSeries(
+        title="Loss",
+        description=(
+            "Solid: training loss of the last optimizer step. Dashed: validation loss, which holds its value "
+            "until the next evaluation. Both should fall. Validation rising while training falls is "
+            "overfitting: stop, or go back to the checkpoint of the lowest point. A line that jumps up or "
+            "ends is divergence: lower the learning rate or clip harder. A loss that is NaN is not drawn."
+        ),
+        unit="none",
+        targets=[
+            Query(expr=of_run(catalog.TRAINING_LOSS), legend="{{run}} training"),
+            Query(expr=of_run(catalog.VALIDATION_LOSS), legend="{{run}} validation"),
+        ],
+        overrides=[dashed_steps("B")],
+        data_links=[RUN_OF_SERIES],
+    )
+
+
+def accuracy_and_perplexity() -> Table:
+    return Table.of(
+        title="Accuracy and perplexity",
+        description=(
+            "Newest training accuracy and perplexity of each run. Perplexity is e to the mean loss a token: "
+            "the number of tokens the model hesitates between; lower is better, 1 is certainty. Compare runs "
+            "with the same tokenizer only. What is not reported the trainer does not log; for perplexity it "
+            "may also be that the loss is not plain cross-entropy."
+        ),
+        label="run",
+        label_title="Run",
+        columns=[
+            Column("Accuracy", of_run(catalog.TRAINING_ACCURACY), "percentunit", 1),
+            Column("Perplexity", of_run(catalog.TRAINING_PERPLEXITY), "short", 2),
+        ],
+        data_links=[RUN_OF_ROW],
+    )
+
+
+def micro_batches() -> TimeSeries:
+    return TimeSeries(
+        title="Micro-batches per second",
+        description=(
+            "Forward and backward passes a second on each rank. It should be level, with gaps for evaluation "
+            "and checkpoints. Falling slowly: longer sequences, a throttling GPU or data that comes more "
+            "slowly; zero for long: the run hangs. Ranks of one run go at the pace of the slowest, so one "
+            "line apart from the others is a rank that is lost or restarting."
+        ),
+        unit="none",
+        axis_label="batches / s",
+        minimum=0,
+        legend_values=("lastNotNull", "mean", "max"),
+        targets=[
+            Query(
+                expr=f"rate({of_run(catalog.TRAINING_BATCHES_PROCESSED_TOTAL)}[$__rate_interval])",
+                legend="{{run}} rank {{rank}}",
+            )
+        ],
+        data_links=[RUN_OF_SERIES],
+    )
+
+
+def data_loading() -> TimeSeries:
+    return TimeSeries(
+        title="Data loading and preprocessing",
+        description=(
+            "Waiting: how long the last optimizer step stood still for its data. Preprocessing: the time its "
+            "last batch took, which workers hide as long as they keep up. Waiting should be near zero. Where "
+            "it is a visible part of a step, the GPU starves: give the loader more workers, prefetch "
+            "further, or preprocess once and store the result."
+        ),
+        unit="s",
+        minimum=0,
+        legend_values=("lastNotNull", "mean", "max"),
+        targets=[
+            Query(expr=of_run(catalog.TRAINING_DATA_LOADING_TIME_SECONDS), legend="{{run}} waiting"),
+            Query(expr=of_run(catalog.TRAINING_PREPROCESSING_TIME_SECONDS), legend="{{run}} preprocessing"),
+        ],
+        data_links=[RUN_OF_SERIES],
+    )
+
+
+def gpu_utilization() -> TimeSeries:
+    return TimeSeries(
+        title="GPU utilization",
+        description=(
+            "Share of time in which at least one kernel ran, on every GPU of the chosen instances. Training "
+            "should keep it above 90 %. Lower, or in a saw-tooth: the GPU waits; look at data loading first. "
+            "High does not mean efficient, only not idle: one small kernel at a time also reads 100 %."
+        ),
+        unit="percent",
+        minimum=0,
+        maximum=100,
+        legend_values=("lastNotNull", "mean", "min"),
+        targets=[
+            Query(expr=of_node(catalog.NVIDIA_GPU_UTILIZATION_PERCENT), legend="GPU {{gpu}} on {{instance}}")
+        ],
+    )
+
+
+def gpu_memory() -> TimeSeries:
+    used = of_node(catalog.NVIDIA_GPU_MEMORY_USED_BYTES)
+    total = of_node(catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES)
+    return TimeSeries(
+        title="GPU memory",
+        description=(
+            "Device memory in use, in percent of what the GPU has. The red line at "
+            f"{GPU_MEMORY_HIGH_PERCENT} % is where the alert GPUMemoryHigh begins to count. Frameworks keep "
+            "what they once took, so a high level line can be healthy; a line that still climbs ends in an "
+            "out-of-memory error: smaller micro-batches with more accumulation, shorter sequences, or "
+            "gradient checkpointing."
+        ),
+        unit="percent",
+        minimum=0,
+        maximum=100,
+        thresholds=limit(GPU_MEMORY_HIGH_PERCENT),
+        threshold_line=True,
+        legend_values=("lastNotNull", "mean", "max"),
+        targets=[
+            Query(
+                # Named labels, so that one that differs between the two cannot silence the panel.
+                expr=f"{used} / on (cluster, instance, gpu, uuid) {total} * 100",
+                legend="GPU {{gpu}} on {{instance}}",
+            )
+        ],
+    )
+
+
+def container_cpu() -> TimeSeries:
+    usage = of_other_exporter(CONTAINER_CPU_USAGE_SECONDS_TOTAL, *_SERVICE_CONTAINERS)
+    return TimeSeries(
+        title="Container CPU",
+        description=(
+            "Cores in use by each container of the training service, as cAdvisor sees it; empty outside "
+            "Kubernetes. Level at the container's limit means that it is throttled: data loading slows "
+            "first. Raise the limit, or use fewer loader workers."
+        ),
+        unit="none",
+        axis_label="cores",
+        minimum=0,
+        legend_values=("lastNotNull", "mean", "max"),
+        targets=[
+            Query(
+                expr=f"sum by (cluster, namespace, pod, container) (rate({usage}[$__rate_interval]))",
+                legend="{{pod}} {{container}}",
+            )
+        ],
+    )
+
+
+def container_memory() -> TimeSeries:
+    usage = of_other_exporter(CONTAINER_MEMORY_USAGE_BYTES, *_SERVICE_CONTAINERS)
+    memory_limit = of_other_exporter(CONTAINER_SPEC_MEMORY_LIMIT_BYTES, *_SERVICE_CONTAINERS)
+    return TimeSeries(
+        title="Container memory",
+        description=(
+            "Memory of each container of the training service, in percent of its limit, as cAdvisor sees "
+            "it; empty outside Kubernetes, and for a container without a limit. It counts the page cache, "
+            "which the kernel gives back, so near 100 % by itself is no fault. Climbing evenly from epoch to "
+            "epoch is a leak, mostly in loader workers, and the kernel ends the process at 100 %: raise the "
+            "limit and look for the leak."
+        ),
+        unit="percent",
+        minimum=0,
+        maximum=100,
+        legend_values=("lastNotNull", "mean", "max"),
+        targets=[
+            Query(
+                # A container without a limit has the limit 0.
+                expr=f"{usage} / on (cluster, namespace, pod, container) ({memory_limit} > 0) * 100",
+                legend="{{pod}} {{container}}",
+            )
+        ],
+    )
+
+
+def dashboard() -> Dashboard:
+    return Dashboard(
+        uid=UID,
+        title="Foundation Model Training",
+        description=(
+            "One fine-tuning at a glance: does it learn, does it move, are its GPUs fed, does it fit. "
+            "Choose a run above, or click a line."
+        ),
+        variables=VARIABLES,
+        panels=stack(
+            Shelf("Does it learn?", [(epoch(), 4), (loss(), 12), (accuracy_and_perplexity(), 8)], height=10),
+            Shelf("Does it move?", [(micro_batches(), 12), (data_loading(), 12)], height=10),
+            Shelf("Are the GPUs busy, and does it fit?", [(gpu_utilization(), 12), (gpu_memory(), 12)]),
+            Shelf("The service's containers", [(container_cpu(), 12), (container_memory(), 12)]),
+        ),
+    )

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dashboards.dashboard import Dashboard, DatasourceVariable, LabelVariable, Row, Shelf, stack
+from dashboards.panels import Query, TimeSeries
+
+
+def line() -> TimeSeries:
+    return TimeSeries(title="Loss", description="Down is good.", unit="none", targets=[Query(expr="a")])
+
+
+def shown(*shelves: Shelf) -> list[dict[str, Any]]:
+    board = Dashboard(
+        uid="board",
+        title="Board",
+        description="For tests.",
+        variables=[DatasourceVariable()],
+        panels=stack(*shelves),
+    )
+    panels: list[dict[str, Any]] = board.to_json_data()["panels"]
+    return panels
+
+
+def places(panels: list[dict[str, Any]]) -> list[tuple[int, int, int, int]]:
+    return [tuple(panel["gridPos"][side] for side in "xywh") for panel in panels]
+
+
+def test_shelves_stand_below_each_other_under_their_headings() -> None:
+    panels = shown(Shelf("Top", [(line(), 12), (line(), 12)]), Shelf("Bottom", [(line(), 24)], height=5))
+    assert [panel["type"] for panel in panels] == ["row", "timeseries", "timeseries", "row", "timeseries"]
+    assert places(panels) == [(0, 0, 24, 1), (0, 1, 12, 8), (12, 1, 12, 8), (0, 9, 24, 1), (0, 10, 24, 5)]
+
+
+def test_a_shelf_that_is_full_goes_on_in_the_next_line() -> None:
+    assert places(shown(Shelf("Top", [(line(), 10), (line(), 10), (line(), 10)], height=4)))[1:] == [
+        (0, 1, 10, 4),
+        (10, 1, 10, 4),
+        (0, 5, 10, 4),
+    ]
+
+
+@pytest.mark.parametrize("width", [0, 25])
+def test_a_panel_that_does_not_fit_the_grid_is_refused_by_name(width: int) -> None:
+    with pytest.raises(ValueError, match="'Loss' is"):
+        stack(Shelf("Top", [(line(), width)]))
+
+
+def test_panels_get_ids_of_their_own() -> None:
+    ids = [panel["id"] for panel in shown(Shelf("Top", [(line(), 12), (line(), 12)]))]
+    assert len(set(ids)) == len(ids)
+
+
+def test_placing_a_panel_leaves_the_panel_itself_as_it_was() -> None:
+    panel = line()
+    stack(Shelf("Top", [(panel, 12)]))
+    assert panel.gridPos is None
+
+
+def test_a_row_is_a_heading_and_holds_no_panels() -> None:
+    heading = Row(title="Top").to_json_data()
+    assert (heading["type"], heading["collapsed"], heading["panels"]) == ("row", False, [])
+
+
+def test_a_variable_starts_at_all_or_at_its_default() -> None:
+    query = "label_values(a, job)"
+    assert LabelVariable(name="job", query=query).to_json_data()["current"]["value"] == ["$__all"]
+    assert LabelVariable(name="job", query=query, default="b").to_json_data()["current"]["value"] == ["b"]

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from alerts.thresholds import Thresholds
+from dashboards import foundation
+from exporters.catalog import CATALOG
+from tests.dashboards import linter, promql
+from tests.dashboards.generated import CADVISOR, DASHBOARDS, panel_queries
+from tests.dashboards.origin import CONTAINER_SELECTOR, QUERIES
+
+FOUNDATION = DASHBOARDS[foundation.UID]
+
+
+def without_our_selectors(expr: str) -> str:
+    """A query as it was before selectors, the labels of joins and the zoom's interval were put in."""
+    expr = re.sub(r"\{[^}]*\}", "", expr)
+    expr = re.sub(r" on \([^)]*\)", "", expr)
+    return expr.replace("[$__rate_interval]", "[5m]")
+
+
+@pytest.mark.parametrize("original", QUERIES)
+def test_the_originals_query_is_on_a_panel(original: str) -> None:
+    ours = {without_our_selectors(query.expr) for query in panel_queries(FOUNDATION)}
+    assert original in ours
+
+
+@pytest.mark.parametrize("metric", sorted(CADVISOR))
+def test_the_originals_container_metrics_are_on_a_panel_for_its_pods(metric: str) -> None:
+    selectors = [
+        node.expr
+        for query in panel_queries(FOUNDATION)
+        for node in promql.vector_selectors(query.expr)
+        if node.expr.name == metric
+    ]
+    assert selectors
+    for selector in selectors:
+        assert CONTAINER_SELECTOR in {str(matcher) for matcher in selector.matchers.matchers}
+
+
+def test_the_originals_own_metrics_are_still_published() -> None:
+    assert {name for query in QUERIES for name in promql.metric_names(query)} <= CATALOG.keys()
+
+
+def panel(title: str) -> linter.Json:
+    return next(one for one in linter.panels(FOUNDATION) if one["title"] == title)
+
+
+def test_the_loss_panel_shows_training_and_validation_apart() -> None:
+    loss = panel("Loss")
+    assert [target["legendFormat"] for target in loss["targets"]] == [
+        "{{run}} training",
+        "{{run}} validation",
+    ]
+    assert loss["fieldConfig"]["overrides"][0]["matcher"] == {"id": "byFrameRefID", "options": "B"}
+
+
+def test_the_memory_panel_draws_the_line_at_which_the_alert_begins() -> None:
+    defaults = panel("GPU memory")["fieldConfig"]["defaults"]
+    assert defaults["custom"]["thresholdsStyle"]["mode"] == "line"
+    assert defaults["thresholds"]["steps"][-1]["value"] == 90
+    assert round(100 * Thresholds().gpu_memory_ratio) == foundation.GPU_MEMORY_HIGH_PERCENT
+
+
+def test_the_job_is_at_first_that_of_the_training_service() -> None:
+    job = next(one for one in FOUNDATION["templating"]["list"] if one["name"] == "job")
+    assert job["current"]["value"] == ["training-service"]
+
+
+def test_the_variables_are_those_of_every_dashboard() -> None:
+    names = [variable["name"] for variable in FOUNDATION["templating"]["list"]]
+    assert names == ["datasource", "cluster", "job", "instance", "run"]
