@@ -1,0 +1,94 @@
+"""No alert without a runbook, and without a scenario in which it fires and one in which it is silent."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import yaml
+
+from alerts.build import GENERATED, groups
+from alerts.rules import AlertRule, RecordingRule
+from alerts.thresholds import Thresholds
+from exporters.catalog import CATALOG
+from tests.alerts.expressions import selectors
+
+RUNBOOKS = GENERATED.parent / "runbooks"
+SCENARIOS = GENERATED.parent / "tests"
+SECTIONS = [
+    "What it means",
+    "Confirm in two queries",
+    "Causes, likeliest first",
+    "What to do",
+    "When to ignore it",
+]
+
+RULES = [rule for group in groups(Thresholds()) for rule in group.rules]
+ALERTS = {rule.name for rule in RULES if isinstance(rule, AlertRule)}
+KNOWN_METRICS = CATALOG.keys() | {rule.name for rule in RULES if isinstance(rule, RecordingRule)} | {"up"}
+
+
+def without_runbook(runbooks: Path) -> set[str]:
+    return ALERTS - {path.stem for path in runbooks.glob("*.md")}
+
+
+def without_scenario(scenarios: Path, *, fires: bool) -> set[str]:
+    seen = {
+        expectation["alertname"]
+        for path in scenarios.glob("*.yaml")
+        for scenario in yaml.safe_load(path.read_text())["tests"]
+        for expectation in scenario["alert_rule_test"]
+        if bool(expectation.get("exp_alerts")) == fires
+    }
+    return ALERTS - seen
+
+
+def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
+    assert without_runbook(RUNBOOKS) == set()
+    assert {path.stem for path in RUNBOOKS.glob("*.md")} == ALERTS
+
+
+def test_every_alert_has_a_scenario_in_which_it_fires_and_one_in_which_it_is_silent() -> None:
+    assert without_scenario(SCENARIOS, fires=True) == set()
+    assert without_scenario(SCENARIOS, fires=False) == set()
+
+
+def test_every_scenario_has_a_sentence_of_its_own_for_a_name() -> None:
+    names = [
+        scenario["name"]
+        for path in SCENARIOS.glob("*.yaml")
+        for scenario in yaml.safe_load(path.read_text())["tests"]
+    ]
+    assert len(set(names)) == len(names)
+    assert all(len(name.split()) >= 5 for name in names)
+
+
+def test_every_runbook_has_the_five_sections_in_order() -> None:
+    for runbook in RUNBOOKS.glob("*.md"):
+        text = runbook.read_text()
+        assert text.startswith(f"# {runbook.stem}\n")
+        assert re.findall(r"^## (.*)$", text, re.MULTILINE) == SECTIONS, runbook.name
+
+
+def test_every_runbook_confirms_in_two_queries_that_prometheus_can_answer() -> None:
+    for runbook in RUNBOOKS.glob("*.md"):
+        block = re.search(r"```promql\n(.*?)```", runbook.read_text(), re.DOTALL)
+        assert block, runbook.name
+        queries = block[1].splitlines()
+        assert len(queries) == 2, runbook.name
+        for query in queries:
+            assert {selector.metric for selector in selectors(query)} <= KNOWN_METRICS, runbook.name
+
+
+def test_a_removed_runbook_is_missed(tmp_path: Path) -> None:
+    shutil.copytree(RUNBOOKS, tmp_path / "runbooks")
+    (tmp_path / "runbooks" / "GPUMemoryHigh.md").unlink()
+    assert without_runbook(tmp_path / "runbooks") == {"GPUMemoryHigh"}
+
+
+def test_a_removed_file_of_scenarios_is_missed(tmp_path: Path) -> None:
+    shutil.copytree(SCENARIOS, tmp_path / "tests")
+    (tmp_path / "tests" / "telemetry.yaml").unlink()
+    assert without_scenario(tmp_path / "tests", fires=True) == {"TrainingServiceDown"}
+    assert without_scenario(tmp_path / "tests", fires=False) == {"TrainingServiceDown"}

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import promql_parser
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alerts.thresholds import Thresholds, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rendered"),
+    [
+        (0, "0s"),
+        (15, "15s"),
+        (600, "10m"),
+        (5400, "1h30m"),
+        (86_400, "1d"),
+        (0.25, "250ms"),
+        (61.5, "1m1s500ms"),
+    ],
+)
+def test_a_duration_reads_as_prometheus_writes_it(seconds: float, rendered: str) -> None:
+    assert duration(seconds) == rendered
+
+
+@given(st.integers(min_value=1, max_value=10**9))
+def test_prometheus_reads_back_every_duration(milliseconds: int) -> None:
+    assert promql_parser.parse_duration(
+        duration(milliseconds / 1000)
+    ).total_seconds() * 1000 == pytest.approx(milliseconds)
+
+
+def test_a_negative_duration_is_refused() -> None:
+    with pytest.raises(ValueError, match="-1 s is no duration"):
+        duration(-1)
+
+
+def test_every_threshold_that_is_a_time_says_its_unit() -> None:
+    assert {field.name for field in fields(Thresholds) if not field.name.endswith("_seconds")} == {
+        "job",
+        "gpu_memory_ratio",
+        "runbook_base",
+    }
+
+
+@pytest.mark.parametrize(
+    "figures", [{"stall_seconds": 0}, {"stall_seconds": 90_000}, {"killed_page_seconds": 86_400}]
+)
+def test_a_page_that_could_never_come_is_refused(figures: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="below lookback_seconds"):
+        Thresholds(**figures)  # type: ignore[arg-type]
+
+
+def test_a_share_given_in_percent_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"0\.9 for 90 %"):
+        Thresholds(gpu_memory_ratio=90)
