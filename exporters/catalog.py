@@ -19,8 +19,6 @@ RUN = ("run",)
 RANK = ("run", "rank")
 GPU = ("gpu", "uuid")
 
-RUN_STATES = ("running", "stalled", "finished", "failed", "killed", "aborted")
-
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -319,6 +317,12 @@ RECORDINGS_SKIPPED = _service(
     "gauge",
     "Recordings present that cannot be read, by reason: corrupt, truncated, newer_version, not_permitted.",
     "reason",
+)
+RUNS_PUBLISHED = _service(
+    "trainvitals_runs_published",
+    "gauge",
+    "Runs on this node by what is published of them: full, lifecycle (ended or beyond 50), hidden.",
+    "detail",
 )
 WALLCLOCK_SECONDS = _service(
     "trainvitals_wallclock_seconds",

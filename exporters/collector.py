@@ -38,6 +38,7 @@ class Collector(Protocol):
     """One source of samples.
 
     `collect` may raise anything: the message goes to the log once, and the series vanish until it succeeds.
+    `close` lets go of the source, and must not wait for one that hangs.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Collector(Protocol):
     deadline_seconds: float
 
     def collect(self) -> Iterable[Sample]: ...
+
+    def close(self) -> None: ...
 
 
 class Round(NamedTuple):
@@ -81,10 +84,11 @@ class Runner:
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 2.0) -> None:
-        """Ask the thread to end; one that hangs in its source is left behind."""
+        """Ask the thread to end, and close the collector; one that hangs in its source is left behind."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
+        self.collector.close()
 
     def wait_for_first_round(self, timeout_seconds: float) -> bool:
         """True once a round is over, good or bad; False when none is within this time."""

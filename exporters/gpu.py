@@ -136,9 +136,7 @@ class GpuCollector:
         answering = {}
         for index in range(count):
             reading = self._read_gpu(index)
-            if reading is None:
-                self._devices.pop(index, None)
-            else:
+            if reading is not None:
                 answering[reading.identity.uuid] = reading
                 self._seen[reading.identity.uuid] = reading.identity
         lost = [

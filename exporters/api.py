@@ -1,0 +1,146 @@
+"""The HTTP side of the service: health, metrics, runs, the alert inbox."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+import trainer_hooks
+from exporters import exposition
+from exporters.alert_inbox import Notification, StoredAlert
+from exporters.collector import Runner
+from exporters.history import History
+from exporters.recordings import RecordingsCollector
+from exporters.runs import RunStatus
+
+logger = logging.getLogger(__name__)
+
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Health(BaseModel):
+    status: str
+    version: str
+
+
+class Readiness(BaseModel):
+    ready: bool
+    waiting_for: list[str]
+
+
+class RunList(BaseModel):
+    runs: list[RunStatus]
+
+
+class AlertList(BaseModel):
+    alerts: list[StoredAlert]
+
+
+class Received(BaseModel):
+    stored: int
+
+
+def create_app(
+    recordings: RecordingsCollector,
+    runners: Sequence[Runner],
+    history: History,
+    hosts: Sequence[str] = LOCAL_HOSTS,
+) -> FastAPI:
+    """The application over running collectors.
+
+    `hosts` are the names, without port, under which a write may address the service: a page of another site
+    that resolves to this machine is refused.
+    """
+    app = FastAPI(title="trainvitals", version=trainer_hooks.__version__, docs_url=None, redoc_url=None)
+
+    @app.get("/health")
+    def health() -> Health:
+        """The process is alive."""
+        return Health(status="ok", version=trainer_hooks.__version__)
+
+    @app.get("/ready", responses={503: {"model": Readiness}})
+    def ready() -> Response:
+        """Every collector has looked once, or is overdue."""
+        waiting = [runner.collector.name for runner in runners if not runner.ready]
+        content = Readiness(ready=not waiting, waiting_for=waiting).model_dump()
+        return JSONResponse(content, status_code=503 if waiting else 200)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        """Every series, as OpenMetrics where the Accept header asks for it, else as classic text."""
+        body, content_type = exposition.render(exposition.gather(runners), request.headers.get("accept"))
+        return Response(body, media_type=content_type)
+
+    app.include_router(_runs(recordings), prefix="/api/v1")
+    app.include_router(_alerts(history, hosts), prefix="/api/v1")
+    return app
+
+
+def _runs(recordings: RecordingsCollector) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/runs")
+    def runs() -> RunList:
+        """Every run this node knows, the newest start first."""
+        return RunList(runs=[_finite(run) for run in recordings.runs])
+
+    @router.get("/runs/{run}", responses={404: {}})
+    def run(run: str) -> RunStatus:
+        """One run."""
+        known = {each.run: each for each in recordings.runs}
+        if run not in known:
+            names = ", ".join(known) or "none"
+            raise HTTPException(
+                404, {"message": f"no run {run!r}; known are: {names}", "known_runs": list(known)}
+            )
+        return _finite(known[run])
+
+    return router
+
+
+def _alerts(history: History, hosts: Sequence[str]) -> APIRouter:
+    router = APIRouter()
+
+    def addressed_to_us(request: Request) -> None:
+        host = request.headers.get("host", "")
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if name not in hosts:
+            raise HTTPException(403, f"Host {host!r} is not one of {', '.join(hosts)}")
+
+    @router.post("/alerts", dependencies=[Depends(addressed_to_us)], responses={403: {}, 503: {}})
+    def receive(notification: Annotated[Notification, ...]) -> Received:
+        """Alertmanager's webhook. The same alert from two Alertmanagers is one alert."""
+        try:
+            for alert in notification.alerts:
+                history.add_alert(alert)
+        except sqlite3.Error as error:
+            # Not a success: Alertmanager will try again.
+            logger.error("alerts could not be stored: %s", error)
+            raise HTTPException(503, f"alerts cannot be stored: {error}") from error
+        for alert in notification.alerts:
+            logger.info("alert %s: %s", alert.status, alert.labels.get("alertname", "?"))
+        return Received(stored=len(notification.alerts))
+
+    @router.get("/alerts")
+    def alerts() -> AlertList:
+        """The alerts received, the newest first."""
+        return AlertList(alerts=history.alerts())
+
+    return router
+
+
+def _finite(run: RunStatus) -> RunStatus:
+    """JSON knows no infinity: a perplexity that overflowed is left out."""
+    return replace(
+        run,
+        perplexity=None if run.perplexity == math.inf else run.perplexity,
+        validation_perplexity=None if run.validation_perplexity == math.inf else run.validation_perplexity,
+    )

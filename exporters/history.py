@@ -1,0 +1,94 @@
+"""What the service must still know after a restart, in one SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from exporters.alert_inbox import Alert, StoredAlert
+from exporters.recordings import Endings
+
+KEPT_ALERT_SECONDS = 30 * 24 * 3600
+MOST_ALERTS_LISTED = 500
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS alerts (
+    fingerprint TEXT NOT NULL,
+    starts_at TEXT NOT NULL,
+    status TEXT NOT NULL,
+    received_at REAL NOT NULL,
+    notifications INTEGER NOT NULL,
+    alert TEXT NOT NULL,
+    PRIMARY KEY (fingerprint, starts_at)
+);
+CREATE TABLE IF NOT EXISTS endings (
+    path TEXT NOT NULL,
+    boot_id TEXT NOT NULL,
+    seen_alive_ns INTEGER NOT NULL,
+    PRIMARY KEY (path, boot_id)
+);
+PRAGMA user_version = 1;
+"""
+
+
+class History(Endings):
+    """Alerts as received, and when killed processes were last seen alive.
+
+    Every method may raise sqlite3.Error, on a full disk for example. Safe for use by several threads.
+    """
+
+    def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._database.executescript(_SCHEMA)
+
+    def add_alert(self, alert: Alert) -> None:
+        """Store an alert; the same one again, by fingerprint and start, is one more notification of it."""
+        now = self._wall()
+        with self._lock:
+            self._database.execute(
+                "INSERT INTO alerts VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT (fingerprint, starts_at) DO UPDATE "
+                "SET status = excluded.status, received_at = excluded.received_at, alert = excluded.alert, "
+                "notifications = notifications + 1",
+                (alert.fingerprint, alert.starts_at.isoformat(), alert.status, now, alert.model_dump_json()),
+            )
+            self._database.execute("DELETE FROM alerts WHERE received_at < ?", (now - KEPT_ALERT_SECONDS,))
+
+    def alerts(self) -> list[StoredAlert]:
+        """The newest 500, last received first."""
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT alert, received_at, notifications FROM alerts "
+                "ORDER BY received_at DESC, rowid DESC LIMIT ?",
+                (MOST_ALERTS_LISTED,),
+            ).fetchall()
+        return [
+            StoredAlert(
+                **Alert.model_validate_json(alert).model_dump(), received_at=received_at, notifications=count
+            )
+            for alert, received_at, count in rows
+        ]
+
+    def seen_alive_ns(self, path: Path, boot_id: str) -> int:
+        with self._lock:
+            row = self._database.execute(
+                "SELECT seen_alive_ns FROM endings WHERE path = ? AND boot_id = ?", (str(path), boot_id)
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+    def remember(self, path: Path, boot_id: str, monotonic_ns: int) -> None:
+        with self._lock:
+            self._database.execute(
+                "INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", (str(path), boot_id, monotonic_ns)
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()

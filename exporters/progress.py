@@ -1,0 +1,98 @@
+"""Pace, time to the end and perplexity over the newest steps of one rank."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from trainer_hooks.recording import StepRecord
+
+PERPLEXITY_SECONDS = 5 * 60
+PERPLEXITY_STEPS = 20
+PACE_SECONDS = 15 * 60
+THROUGHPUT_SECONDS = 60
+_KEPT_EVERY_NS = 1_000_000_000
+
+
+class Totals(NamedTuple):
+    """Running totals of an attempt at one moment (monotonic ns)."""
+
+    time_ns: int
+    step: int
+    tokens_all: int
+    loss_tokens: int
+    loss_token_sum: float
+
+
+class StepWindow:
+    """The steps of the last 15 minutes thinned to one a second, and the last 20 as they are."""
+
+    def __init__(self, start: Totals) -> None:
+        self._kept = deque([start])
+        self._last = deque([start], maxlen=PERPLEXITY_STEPS + 1)
+
+    def add(self, records: Iterable[StepRecord]) -> None:
+        for record in records:
+            totals = Totals(
+                record.time_ns, record.step, record.tokens_all, record.loss_tokens, record.loss_token_sum
+            )
+            if self._last[-1] is self._kept[-1] and len(self._last) == 1:
+                # The pace is that of steps: it begins with the first one, not with the process.
+                began = self._kept.pop()._replace(time_ns=record.time_ns - record.duration_ns)
+                self._kept.append(began)
+                self._last[0] = began
+            self._last.append(totals)
+            if totals.time_ns - self._kept[-1].time_ns >= _KEPT_EVERY_NS:
+                self._kept.append(totals)
+        newest_ns = self._last[-1].time_ns
+        # One entry older than the window stays: it is the base the window is measured from.
+        while len(self._kept) > 1 and newest_ns - self._kept[1].time_ns >= PACE_SECONDS * 1e9:
+            self._kept.popleft()
+
+    @property
+    def newest(self) -> Totals:
+        return self._last[-1]
+
+    def loss_sums(self) -> tuple[float, int]:
+        """Σ loss·tokens and Σ tokens over the last 5 minutes or 20 steps, whichever is longer."""
+        base = min(self._base(PERPLEXITY_SECONDS), self._last[0])
+        return self.newest.loss_token_sum - base.loss_token_sum, self.newest.loss_tokens - base.loss_tokens
+
+    def tokens_per_second(self) -> float | None:
+        """Mean of the last minute; None before there is a step."""
+        base = self._base(THROUGHPUT_SECONDS)
+        seconds = (self.newest.time_ns - base.time_ns) / 1e9
+        return (self.newest.tokens_all - base.tokens_all) / seconds if seconds > 0 else None
+
+    def seconds_left(self, steps_expected: int, now_ns: int) -> float | None:
+        """Time to the last expected step at the pace of the last 15 minutes; None while there is no pace."""
+        base = self._base(PACE_SECONDS)
+        steps = self.newest.step - base.step
+        if steps <= 0 or not steps_expected:
+            return None
+        seconds_per_step = (self.newest.time_ns - base.time_ns) / 1e9 / steps
+        # Between steps the time counts down, but no further than to the end of the step under way.
+        since_newest = min((now_ns - self.newest.time_ns) / 1e9, seconds_per_step)
+        return max(0.0, (steps_expected - self.newest.step) * seconds_per_step - since_newest)
+
+    def _base(self, seconds: float) -> Totals:
+        """The newest entry at least so old, or the oldest there is."""
+        limit = self.newest.time_ns - seconds * 1e9
+        base = self._kept[0]
+        for totals in self._kept:
+            if totals.time_ns > limit:
+                break
+            base = totals
+        return base
+
+
+def perplexity(loss_token_sum: float, tokens: int) -> float | None:
+    """exp of the mean loss in nats; infinity on overflow, None without tokens."""
+    if tokens <= 0:
+        return None
+    try:
+        return math.exp(loss_token_sum / tokens)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,330 @@
+"""The collector of recordings: finds them, follows them, and turns them into runs and samples."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from exporters import catalog, host_memory
+from exporters.catalog import Metric
+from exporters.collector import Histogram, Sample
+from exporters.progress import StepWindow, Totals
+from exporters.runs import RUN_STATES, Observation, RunStatus, run_status, training_perplexity
+from trainer_hooks import recording
+from trainer_hooks.recording import EventReader, RecordingError, RecordingReader
+
+logger = logging.getLogger(__name__)
+
+SKIP_REASONS = ("corrupt", "truncated", "newer_version", "not_permitted")
+FULL_AFTER_END_SECONDS = 15 * 60
+LIFECYCLE_AFTER_END_SECONDS = 25 * 3600
+MOST_FULL_RUNS = 50
+MOST_RUNS = 200
+_HOST_MEMORY_EVERY_SECONDS = 5.0
+
+
+class RecordingsCollector:
+    """Follows every recording below some directories; `runs` are the newest look's, newest start first."""
+
+    name = "recordings"
+    interval_seconds = 1.0
+    deadline_seconds = 10.0
+
+    def __init__(
+        self,
+        directories: Sequence[Path],
+        *,
+        stall_after_seconds: float = 1800.0,
+        last_seen: Endings | None = None,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.runs: tuple[RunStatus, ...] = ()
+        self._directories = directories
+        self._stall_after_seconds = stall_after_seconds
+        self._endings = last_seen or Endings()
+        self._monotonic_ns = monotonic_ns
+        self._wall = wall
+        self._wall_offset_seconds = wall() - monotonic_ns() / 1e9
+        self._followed: dict[Path, _Followed] = {}
+        self._skipped: dict[Path, str] = {}
+        self._host_memory: dict[int, int] = {}
+        self._host_memory_at = -math.inf
+
+    def collect(self) -> Iterator[Sample]:
+        """Look at every recording once. One that cannot be read is skipped, logged once and counted."""
+        self._follow_clock()
+        observations = self._observe()
+        self._read_host_memory(observations)
+        by_run = _newest_by_run(observations)
+        statuses = {run: run_status(ranks, self._stall_after_seconds) for run, ranks in by_run.items()}
+        newest_first = sorted(statuses.values(), key=lambda status: status.started_at, reverse=True)
+        self.runs = tuple(newest_first)
+        details: Counter[str] = Counter(full=0, lifecycle=0, hidden=0)
+        for status in newest_first:
+            detail = self._detail(status, details)
+            details[detail] += 1
+            if detail != "hidden":
+                samples = self._samples(status, by_run[status.run])
+                yield from (each for each in samples if detail == "full" or each.metric.lifecycle)
+        for detail, count in details.items():
+            yield Sample(catalog.RUNS_PUBLISHED, {"detail": detail}, count)
+        reasons = Counter(self._skipped.values())
+        for reason in SKIP_REASONS:
+            yield Sample(catalog.RECORDINGS_SKIPPED, {"reason": reason}, reasons[reason])
+
+    def close(self) -> None:
+        for followed in self._followed.values():
+            followed.close()
+
+    # --- looking --------------------------------------------------------------------------------------
+
+    def _follow_clock(self) -> None:
+        # Published times come out the same at each look, unless somebody set the clock.
+        offset = self._wall() - self._monotonic_ns() / 1e9
+        if abs(offset - self._wall_offset_seconds) > 0.25:
+            self._wall_offset_seconds = offset
+
+    def _observe(self) -> list[Observation]:
+        present = {path for directory in self._directories for path in recording.find(directory)}
+        for path in self._skipped.keys() - present:
+            del self._skipped[path]
+        for path in sorted(present - self._followed.keys()):
+            try:
+                self._followed[path] = _Followed(RecordingReader(path))
+            except RecordingError as error:
+                self._skip(error)
+            else:
+                self._skipped.pop(path, None)
+        observations = []
+        for path, followed in list(self._followed.items()):
+            try:
+                observation = followed.observe(self._monotonic_ns, self._wall_offset_seconds, self._endings)
+            except RecordingError as error:
+                self._skip(error)
+                observation = None
+            # A live one whose file was removed is followed to its end.
+            if observation is None or (path not in present and not observation.alive):
+                followed.close()
+                del self._followed[path]
+            if observation is not None:
+                observations.append(observation)
+        return observations
+
+    def _skip(self, error: RecordingError) -> None:
+        if self._skipped.get(error.path) != error.reason:
+            logger.warning("recording skipped: %s", error)
+        self._skipped[error.path] = error.reason
+
+    def _read_host_memory(self, observations: Iterable[Observation]) -> None:
+        now = self._monotonic_ns() / 1e9
+        if now - self._host_memory_at < _HOST_MEMORY_EVERY_SECONDS:
+            return
+        self._host_memory_at = now
+        here = recording.pid_namespace()
+        alive = [each.static for each in observations if each.alive]
+        pids = [static.pid for static in alive if static.pid_namespace == here]
+        self._host_memory = host_memory.resident_bytes(pids) if pids else {}
+
+    # --- telling --------------------------------------------------------------------------------------
+
+    def _detail(self, status: RunStatus, details: Counter[str]) -> str:
+        age = 0.0 if status.ended_at is None else self._wall() - status.ended_at
+        if age > LIFECYCLE_AFTER_END_SECONDS or details.total() >= MOST_RUNS:
+            return "hidden"
+        if age > FULL_AFTER_END_SECONDS or details["full"] >= MOST_FULL_RUNS:
+            return "lifecycle"
+        return "full"
+
+    def _samples(self, status: RunStatus, observations: Sequence[Observation]) -> Iterator[Sample]:
+        if observations[0].static.rank == 0:
+            yield from _run_samples(status, observations)
+        for observation in observations:
+            yield from self._rank_samples(observation)
+
+    def _rank_samples(self, observation: Observation) -> Iterator[Sample]:
+        live, static = observation.live, observation.static
+        labels = {"run": static.run, "rank": str(static.rank)}
+
+        def sample(metric: Metric, value: float, **more: str) -> Sample:
+            return Sample(metric, {**labels, **more}, value)
+
+        yield sample(catalog.TRAINING_BATCHES_PROCESSED_TOTAL, live.batches)
+        yield sample(catalog.TRAINING_STEPS_TOTAL, live.steps)
+        yield sample(catalog.TRAINING_SAMPLES_PROCESSED_TOTAL, live.samples)
+        yield sample(catalog.TRAINING_TOKENS_PROCESSED_TOTAL, live.tokens_all, kind="all")
+        yield sample(catalog.TRAINING_TOKENS_PROCESSED_TOTAL, live.tokens_trained, kind="trained")
+        yield sample(catalog.TRAINING_LOSS_TOKEN_SUM_TOTAL, live.loss_token_sum)
+        yield sample(catalog.TRAINING_LOSS_TOKENS_TOTAL, live.loss_tokens)
+        yield sample(catalog.TRAINING_NONFINITE_TOTAL, live.nonfinite_loss, what="loss")
+        yield sample(catalog.TRAINING_NONFINITE_TOTAL, live.nonfinite_gradient, what="gradient")
+        yield sample(catalog.TRAINING_OPTIMIZER_STEPS_SKIPPED_TOTAL, live.steps_skipped)
+        yield sample(catalog.TRAINING_OOM_TOTAL, live.ooms)
+        yield sample(catalog.HOOK_SECONDS_TOTAL, live.hook_ns / 1e9)
+        yield sample(catalog.HOOK_ERRORS_TOTAL, live.hook_errors)
+        yield sample(catalog.HOOK_DROPPED_TOTAL, live.hook_dropped)
+        for phase, seconds in live.phase_seconds(static.start_monotonic_ns, observation.now_ns).items():
+            yield sample(catalog.TRAINING_PHASE_SECONDS_TOTAL, seconds, phase=phase)
+        if observation.alive:
+            yield sample(catalog.TRAINING_PHASE_ACTIVE, 1, phase=live.phase)
+            if static.pid in self._host_memory:
+                yield sample(catalog.TRAINING_HOST_MEMORY_BYTES, self._host_memory[static.pid])
+        yield sample(catalog.TRAINING_LAST_STEP_TIMESTAMP_SECONDS, observation.wall(live.last_step_ns))
+        yield sample(
+            catalog.TRAINING_LAST_PROGRESS_TIMESTAMP_SECONDS, observation.wall(live.last_progress_ns)
+        )
+
+
+def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iterator[Sample]:
+    observation = observations[0]
+    live = observation.live
+    run = {"run": status.run}
+    known: list[tuple[Metric, float | None]] = [
+        (catalog.TRAINING_EPOCH_CURRENT, live.epoch),
+        (catalog.TRAINING_EPOCHS_EXPECTED, live.epochs_expected),
+        (catalog.TRAINING_STEP_CURRENT, live.step),
+        (catalog.TRAINING_STEPS_EXPECTED, status.steps_expected),
+        (catalog.TRAINING_PROGRESS_RATIO, status.progress_ratio),
+        (catalog.TRAINING_ETA_SECONDS, status.eta_seconds),
+        (catalog.TRAINING_LOSS, live.loss),
+        (catalog.VALIDATION_LOSS, live.validation_loss),
+        (catalog.VALIDATION_LOSS_BEST, live.validation_loss_best),
+        (catalog.TRAINING_PERPLEXITY, training_perplexity(observations)),
+        (catalog.VALIDATION_PERPLEXITY, observation.validation_perplexity),
+        (catalog.TRAINING_ACCURACY, live.accuracy),
+        (catalog.VALIDATION_ACCURACY, live.validation_accuracy),
+        (catalog.TRAINING_DATA_LOADING_TIME_SECONDS, live.data_seconds),
+        (catalog.TRAINING_PREPROCESSING_TIME_SECONDS, live.preprocessing_seconds),
+        (catalog.TRAINING_GRADIENT_NORM, live.gradient_norm),
+        (catalog.TRAINING_LOSS_SCALE, live.loss_scale),
+        (catalog.TRAINING_CHECKPOINT_DURATION_SECONDS, live.checkpoint_seconds),
+        (catalog.TRAINING_CHECKPOINT_SIZE_BYTES, live.checkpoint_bytes or None),
+        (
+            catalog.TRAINING_CHECKPOINT_LAST_SUCCESS_TIMESTAMP_SECONDS,
+            observation.wall(live.checkpoint_last_ns) if live.checkpoint_last_ns else None,
+        ),
+        (catalog.TRAINING_RUN_START_TIMESTAMP_SECONDS, status.started_at),
+        (catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS, status.ended_at),
+        (catalog.TRAINING_RESTARTS_TOTAL, status.attempt - 1),
+        (catalog.TRAINING_RESUMED_FROM_STEP, status.resumed_from_step),
+        (catalog.TRAINING_WORLD_SIZE, status.world_size),
+    ]
+    for metric, value in known:
+        if value is not None:
+            yield Sample(metric, run, value)
+    for state in RUN_STATES:
+        yield Sample(catalog.TRAINING_RUN_STATE, {**run, "state": state}, float(state == status.state))
+    for group, rate in enumerate(live.learning_rates):
+        if rate is not None:
+            yield Sample(catalog.TRAINING_LEARNING_RATE, {**run, "group": str(group)}, rate)
+    yield Sample(catalog.TRAINING_CHECKPOINTS_TOTAL, {**run, "result": "ok"}, live.checkpoints_ok)
+    yield Sample(catalog.TRAINING_CHECKPOINTS_TOTAL, {**run, "result": "failed"}, live.checkpoints_failed)
+    yield Sample(
+        catalog.TRAINING_STEP_DURATION_SECONDS,
+        run,
+        Histogram(_cumulative(live.step_duration_counts), live.step_duration_sum_ns / 1e9),
+    )
+    info = {key: value for key, value in sorted(status.info.items()) if key not in run}
+    yield Sample(catalog.TRAINING_RUN_INFO, {**run, **info, "attempt": str(status.attempt)}, 1)
+    for slot, value in enumerate(live.scalars):
+        name = observation.scalar_names.get(slot)
+        if name is not None and value is not None:
+            yield Sample(catalog.TRAINING_SCALAR, {**run, "name": name}, value)
+
+
+class Endings:
+    """When each recording that has died was last seen alive (monotonic ns), by path and boot.
+
+    Its phases were published up to then; a counter must not fall back to the recording's own last sign.
+    """
+
+    def seen_alive_ns(self, path: Path, boot_id: str) -> int:
+        return 0
+
+    def remember(self, path: Path, boot_id: str, monotonic_ns: int) -> None: ...
+
+
+class _Followed:
+    """One recording with what has been read of it so far. A dead one is read once more and closed."""
+
+    def __init__(self, reader: RecordingReader) -> None:
+        self._reader = reader
+        self._events = EventReader(reader.path)
+        self._window = StepWindow(Totals(reader.static.start_monotonic_ns, 0, 0, 0, 0.0))
+        self._newest_record = 0
+        self._reason: str | None = None
+        self._scalar_names: dict[int, str] = {}
+        self._seen_alive_ns = 0
+        self._last: Observation | None = None
+
+    def observe(
+        self, monotonic_ns: Callable[[], int], wall_offset_seconds: float, endings: Endings
+    ) -> Observation:
+        if self._last is not None and not self._last.alive:
+            return self._last
+        reader, static = self._reader, self._reader.static
+        alive = reader.alive()  # before the values: those of a dead one are its last
+        live = reader.live()
+        records, self._newest_record = reader.steps(self._newest_record)
+        if live.resumed_from_step and self._window.newest.step == 0:
+            self._window = StepWindow(Totals(static.start_monotonic_ns, live.resumed_from_step, 0, 0, 0.0))
+        self._window.add(records)
+        for event in self._events.new():
+            self._take(event)
+        if static.boot_id != recording.boot_id():
+            wall_offset_seconds = (static.start_wall_ns - static.start_monotonic_ns) / 1e9
+        if alive:
+            self._seen_alive_ns = now_ns = monotonic_ns()
+        elif live.outcome == recording.RUNNING:
+            seen_ns = self._seen_alive_ns or endings.seen_alive_ns(reader.path, static.boot_id)
+            now_ns = max(seen_ns, live.last_sign_ns)
+            endings.remember(reader.path, static.boot_id, now_ns)
+        else:
+            now_ns = live.end_ns
+        self._last = Observation(
+            static=static,
+            attempt=reader.attempt,
+            live=live,
+            alive=alive,
+            now_ns=now_ns,
+            wall_offset_seconds=wall_offset_seconds,
+            window=self._window,
+            reason=self._reason,
+            scalar_names=self._scalar_names,
+        )
+        if not alive:
+            reader.close()
+        return self._last
+
+    def _take(self, event: dict[str, object]) -> None:
+        match event:
+            case {"event": "scalar", "name": str(name), "slot": int(slot)}:
+                self._scalar_names[slot] = name
+            case {"event": "finish", "reason": str(reason)} | {"event": "fail", "type": str(reason)}:
+                self._reason = reason
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def _newest_by_run(observations: Iterable[Observation]) -> dict[str, list[Observation]]:
+    """The newest attempt of each rank, by run, sorted by rank."""
+    newest: dict[str, dict[int, Observation]] = defaultdict(dict)
+    for each in observations:
+        ranks = newest[each.static.run]
+        known = ranks.get(each.static.rank)
+        if known is None or (each.started_at, each.attempt) > (known.started_at, known.attempt):
+            ranks[each.static.rank] = each
+    return {run: [ranks[rank] for rank in sorted(ranks)] for run, ranks in newest.items()}
+
+
+def _cumulative(counts: Iterable[int]) -> list[int]:
+    total, cumulative = 0, []
+    for count in counts:
+        total += count
+        cumulative.append(total)
+    return cumulative

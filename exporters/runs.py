@@ -1,0 +1,189 @@
+"""What the recordings of a run come to: its state, progress and newest numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from exporters.progress import StepWindow, perplexity
+from trainer_hooks.recording import FAILED, FINISHED, PHASE_MASK, Live, Static
+
+State = Literal["running", "stalled", "finished", "failed", "killed", "aborted"]
+RUN_STATES: tuple[State, ...] = ("running", "stalled", "finished", "failed", "killed", "aborted")
+OVER: frozenset[State] = frozenset({"finished", "failed", "killed", "aborted"})
+_OUTCOME_STATES: dict[int, State] = {FINISHED: "finished", FAILED: "failed"}
+_WORST_FIRST: tuple[State, ...] = ("killed", "aborted", "failed", "stalled", "running", "finished")
+
+
+@dataclass(frozen=True)
+class RankStatus:
+    """The newest attempt of one rank. Times are unix seconds; `silent_seconds` is without progress."""
+
+    rank: int
+    node: str
+    pid: int
+    state: State
+    attempt: int
+    phase: str
+    phase_since: float
+    started_at: float
+    ended_at: float | None
+    last_step_at: float
+    last_progress_at: float
+    silent_seconds: float
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run as the API tells it. Times are unix seconds; None is unknown."""
+
+    run: str
+    state: State
+    reason: str | None
+    attempt: int
+    started_at: float
+    ended_at: float | None
+    step: int
+    steps_expected: int | None
+    resumed_from_step: int | None
+    epoch: float | None
+    epochs_expected: float | None
+    progress_ratio: float | None
+    eta_seconds: float | None
+    tokens_per_second: float | None
+    loss: float | None
+    perplexity: float | None
+    validation_loss: float | None
+    validation_loss_best: float | None
+    validation_perplexity: float | None
+    world_size: int
+    info: dict[str, str]
+    ranks: tuple[RankStatus, ...]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One recording at one moment: what it says, and what was seen of its process.
+
+    `now_ns` is the monotonic time at which it was last seen alive; `wall_offset_seconds` turns its monotonic
+    seconds into unix time. `reason` is how it says it ended, or the type of the exception it ended with.
+    """
+
+    static: Static
+    attempt: int
+    live: Live
+    alive: bool
+    now_ns: int
+    wall_offset_seconds: float
+    window: StepWindow
+    reason: str | None
+    scalar_names: dict[int, str]
+
+    def wall(self, monotonic_ns: int) -> float:
+        return round(self.wall_offset_seconds + monotonic_ns / 1e9, 3)
+
+    @property
+    def started_at(self) -> float:
+        return self.wall(self.static.start_monotonic_ns)
+
+    @property
+    def end_ns(self) -> int:
+        """For a dead recording: when it ended, or its last sign of life."""
+        return self.live.end_ns or self.live.last_sign_ns
+
+    @property
+    def cross_entropy(self) -> bool:
+        return self.static.info.get("loss_kind") == "cross_entropy"
+
+    @property
+    def validation_perplexity(self) -> float | None:
+        loss, tokens = self.live.validation_loss, self.live.validation_loss_tokens
+        if loss is None or not self.cross_entropy:
+            return None
+        return perplexity(loss * tokens, tokens)
+
+
+def rank_state(observation: Observation, stall_after_seconds: float) -> State:
+    """The state of one rank's newest attempt."""
+    if observation.alive:
+        silent_ns = observation.now_ns - observation.live.last_progress_ns
+        return "stalled" if silent_ns > stall_after_seconds * 1e9 else "running"
+    return _OUTCOME_STATES.get(observation.live.outcome, "killed")
+
+
+def rank_status(observation: Observation, stall_after_seconds: float) -> RankStatus:
+    live, static = observation.live, observation.static
+    return RankStatus(
+        rank=static.rank,
+        node=static.node,
+        pid=static.pid,
+        state=rank_state(observation, stall_after_seconds),
+        attempt=observation.attempt,
+        phase=live.phase,
+        phase_since=observation.wall(live.phase_word & ~PHASE_MASK),
+        started_at=observation.started_at,
+        ended_at=None if observation.alive else observation.wall(observation.end_ns),
+        last_step_at=observation.wall(live.last_step_ns),
+        last_progress_at=observation.wall(live.last_progress_ns),
+        silent_seconds=max(0.0, (observation.now_ns - live.last_progress_ns) / 1e9)
+        if observation.alive
+        else 0.0,
+    )
+
+
+def run_status(observations: Sequence[Observation], stall_after_seconds: float) -> RunStatus:
+    """The run that these newest recordings, one a rank and sorted by rank, belong to.
+
+    It is as bad as its worst rank of the newest attempt, and over when that one is.
+    """
+    ranks = tuple(rank_status(each, stall_after_seconds) for each in observations)
+    attempt = max(rank.attempt for rank in ranks)
+    current = [rank for rank in ranks if rank.attempt == attempt]
+    state = min((rank.state for rank in current), key=_WORST_FIRST.index)
+    first = observations[0]
+    live = first.live
+    eta = (
+        first.window.seconds_left(live.steps_expected, first.now_ns)
+        if state in ("running", "stalled")
+        else None
+    )
+    return RunStatus(
+        run=first.static.run,
+        state=state,
+        reason=next((each.reason for each in observations if each.reason), None),
+        attempt=attempt,
+        started_at=min(rank.started_at for rank in current),
+        ended_at=max((rank.ended_at or 0.0 for rank in current), default=0.0) if state in OVER else None,
+        step=live.step,
+        steps_expected=live.steps_expected or None,
+        resumed_from_step=live.resumed_from_step or None,
+        epoch=live.epoch,
+        epochs_expected=live.epochs_expected,
+        progress_ratio=min(1.0, live.step / live.steps_expected) if live.steps_expected else None,
+        eta_seconds=eta,
+        tokens_per_second=_sum_known(each.window.tokens_per_second() for each in observations)
+        if state == "running"
+        else None,
+        loss=live.loss,
+        perplexity=training_perplexity(observations),
+        validation_loss=live.validation_loss,
+        validation_loss_best=live.validation_loss_best,
+        validation_perplexity=first.validation_perplexity,
+        world_size=first.static.world_size,
+        info=dict(first.static.info),
+        ranks=ranks,
+    )
+
+
+def training_perplexity(observations: Sequence[Observation]) -> float | None:
+    """Token-weighted over the ranks; None when the loss is not plain cross-entropy."""
+    if not observations[0].cross_entropy:
+        return None
+    sums = [each.window.loss_sums() for each in observations]
+    return perplexity(sum(loss for loss, _ in sums), sum(tokens for _, tokens in sums))
+
+
+def _sum_known(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

@@ -1,0 +1,115 @@
+"""`trainvitals serve`: the service of one node."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+import uvicorn
+
+from exporters.api import LOCAL_HOSTS, create_app
+from exporters.collector import Collector, Runner
+from exporters.gpu import GpuCollector
+from exporters.history import History
+from exporters.recordings import RecordingsCollector
+from exporters.simulated_gpu import SimulatedGpuCollector
+from trainer_hooks import directory
+
+app = typer.Typer(add_completion=False)
+
+DEFAULT_LISTEN = "127.0.0.1:8003"
+
+
+def default_state() -> Path:
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "trainvitals" / "history.db"
+
+
+@app.command()
+def serve(
+    listen: Annotated[
+        str, typer.Option(help="Loopback address and port; port 0 takes a free one.")
+    ] = DEFAULT_LISTEN,
+    dir: Annotated[
+        Path | None, typer.Option(help="Where the recordings are. Default: every usual place.")
+    ] = None,
+    state: Annotated[Path | None, typer.Option(help="The service's own database.")] = None,
+    simulate_gpus: Annotated[
+        int, typer.Option(min=0, max=64, help="For demonstrations: GPUs that are not there.")
+    ] = 0,
+    stall_after: Annotated[
+        float, typer.Option(min=1, help="Seconds without progress until a run is stalled.")
+    ] = 1800,
+) -> None:
+    """Turn what the hooks record, and what the GPUs say, into metrics and an API."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    listener = _bind(listen)
+    database = state or default_state()
+    try:
+        history = History(database)
+    except (OSError, sqlite3.Error) as error:
+        _stop(f"the database {database} cannot be opened ({error}); choose another with --state PATH")
+    recordings = RecordingsCollector(
+        [dir] if dir else directory.candidates(), stall_after_seconds=stall_after, last_seen=history
+    )
+    gpus: Collector = SimulatedGpuCollector(simulate_gpus) if simulate_gpus else GpuCollector()
+    runners = [Runner(recordings), Runner(gpus)]
+    for runner in runners:
+        runner.start()
+    host, port = listener.getsockname()[:2]
+    print(f"trainvitals: http://{_in_url(host)}:{port}", flush=True)
+    application = create_app(recordings, runners, history, [*LOCAL_HOSTS, _in_url(host)])
+    config = uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        for runner in runners:
+            runner.stop()
+        history.close()
+
+
+def _bind(listen: str) -> socket.socket:
+    """A bound socket; ends the command with a sentence when the address will not do."""
+    host, _, port_text = listen.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port_text.isdecimal() or int(port_text) > 65535:
+        _stop(f"--listen {listen} is not HOST:PORT; for example --listen {DEFAULT_LISTEN}")
+    if not _is_loopback(host):
+        _stop(f"--listen {listen} is not a loopback address; the service answers to this machine only")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, int(port_text)))
+        listener.listen(128)
+    except OSError as error:
+        _stop(
+            f"port {port_text} of {host} cannot be used ({error.strerror}); "
+            f"choose another with --listen {host}:PORT (0 takes a free one)"
+        )
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _stop(message: str) -> NoReturn:
+    print(f"trainvitals serve: {message}", file=sys.stderr)
+    raise typer.Exit(1)
