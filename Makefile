@@ -1,0 +1,36 @@
+# The two commands of the README are `make demo` and `make test`; each sets up what it needs.
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
+
+.PHONY: demo test test-full check generate clean
+
+demo: .venv/.complete
+	$(BIN)/trainvitals demo $(ARGS)
+
+# What a contributor runs.
+test: .venv/.complete
+	$(PYTEST) $(ARGS)
+
+# The long ones too.
+test-full: .venv/.complete
+	$(PYTEST) -m "long or not long" --timeout=1200 $(ARGS)
+
+check: .venv/.complete
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m alerts.build --check
+	$(BIN)/python -m dashboards.build --check
+
+# Write alerts/generated and dashboards/generated anew.
+generate: .venv/.complete
+	$(BIN)/python -m alerts.build
+	$(BIN)/python -m dashboards.build
+
+.venv/.complete: setup.sh pyproject.toml trainer_hooks/pyproject.toml tests/constraints.txt
+	./setup.sh
+
+clean:
+	rm -rf .venv build dist *.egg-info trainer_hooks/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

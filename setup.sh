@@ -1,0 +1,39 @@
+#!/bin/sh
+# Everything `make demo` and `make test` need: Debian packages where they are missing, and .venv.
+set -eu
+cd "$(dirname "$0")"
+python=${PYTHON:-python3}
+
+missing=""
+command -v prometheus >/dev/null && command -v promtool >/dev/null || missing="$missing prometheus"
+command -v prometheus-alertmanager >/dev/null && command -v amtool >/dev/null ||
+    missing="$missing prometheus-alertmanager"
+command -v cc >/dev/null || missing="$missing gcc libc6-dev"
+command -v "$python" >/dev/null || missing="$missing python3"
+"$python" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
+
+if [ -n "$missing" ]; then
+    # shellcheck disable=SC2086  # a list of packages
+    if ! command -v apt-get >/dev/null; then
+        echo "Not installed, and there is no apt-get to do it; please install:$missing" >&2
+        exit 1
+    elif [ "$(id -u)" = 0 ]; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+    elif sudo -n true 2>/dev/null; then
+        sudo -n apt-get update -qq
+        sudo -n env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+    else
+        echo "Not installed, and sudo wants a password; please run: sudo apt-get install$missing" >&2
+        exit 1
+    fi
+fi
+
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "Python 3.11 or newer is needed, $python is $("$python" -V 2>&1); name one with PYTHON=…" >&2
+    exit 1
+fi
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -m pip install --quiet --constraint tests/constraints.txt \
+    --editable ./trainer_hooks --editable '.[all,dev]'
+touch .venv/.complete

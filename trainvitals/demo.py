@@ -1,0 +1,280 @@
+"""`trainvitals demo`: a real training, scraped, alerted on and told about, on this machine alone."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import math
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import httpx
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from alerts.lifecycle import TRAINING_RUN_KILLED, TRAINING_STALLED
+from alerts.thresholds import Thresholds
+from exporters import catalog
+from exporters.gpu import GpuCollector, NvmlUnavailableError
+from trainer_hooks.recording import PHASES
+from trainvitals.stack import Child, Stack, StackError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+T = TypeVar("T")
+
+STALL_SECONDS = 10.0
+FIRST_STEPS_SECONDS = 240.0
+ALERT_SECONDS = 90.0
+PLAIN_LINE_EVERY_SECONDS = 10.0
+
+
+class Injection(enum.StrEnum):
+    """What is done to the training: SIGKILL, or SIGSTOP, which leaves it alive and still."""
+
+    kill = "kill"
+    stall = "stall"
+
+
+class DemoError(Exception):
+    """The demonstration did not come out as it should; the message says where."""
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up until Ctrl-C.")] = False,
+    inject: Annotated[
+        Injection | None, typer.Option(help="Let the run die or freeze, and wait for the page.")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Train for fewer optimizer steps.")] = None,
+) -> None:
+    """Run the whole loop once: a training, the service, Prometheus, Alertmanager."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="trainvitals-demo-") as folder:
+            _run(console, Path(folder), keep, inject, max_steps)
+    except (DemoError, StackError, httpx.HTTPError) as error:
+        print(f"trainvitals demo: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print("trainvitals demo: interrupted; everything it started is stopped", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _run(console: Console, folder: Path, keep: bool, inject: Injection | None, max_steps: int | None) -> None:
+    thresholds = Thresholds(stall_seconds=STALL_SECONDS, stall_for_seconds=0) if inject else Thresholds()
+    simulated = 0 if _has_gpu() else 1
+    if simulated:
+        console.print("No NVIDIA GPU answers here: one simulated GPU stands in, and its name says so.")
+    if inject:
+        console.print(
+            f"Thresholds are scaled for this demonstration: a stall is {STALL_SECONDS:g} s without progress "
+            f"instead of {Thresholds().stall_seconds:g} s, and rules are evaluated every second."
+        )
+    with Stack(folder, thresholds, simulate_gpus=simulated) as stack:
+        _print_urls(console, stack)
+        run = f"demo-{secrets.token_hex(3)}"
+        training = _start_training(stack, folder, run, max_steps)
+        if inject:
+            _inject(console, stack, training, run, inject)
+        else:
+            _follow_to_the_end(console, stack, training, run)
+            _summarize(console, stack, training, run)
+        if keep:
+            console.print("The stack stays up until Ctrl-C:")
+            _print_urls(console, stack)
+            with contextlib.suppress(KeyboardInterrupt):
+                while True:
+                    signal.pause()
+
+
+def _has_gpu() -> bool:
+    collector = GpuCollector()
+    try:
+        return collector.read().devices > 0
+    except NvmlUnavailableError:
+        return False
+    finally:
+        collector.close()
+
+
+def _print_urls(console: Console, stack: Stack) -> None:
+    console.print(f"  service       {stack.service_url}/metrics  {stack.service_url}/api/v1/runs")
+    console.print(f"  Prometheus    {stack.prometheus_url}/alerts")
+    console.print(f"  Alertmanager  {stack.alertmanager_url}/#/alerts")
+
+
+def _start_training(stack: Stack, folder: Path, run: str, max_steps: int | None) -> Child:
+    steps = ["--max-steps", str(max_steps)] if max_steps else []
+    return stack.start(
+        "training",
+        *(sys.executable, "-m", "trainvitals", "train", "--preset", "tiny", "--run", run),
+        *("--checkpoints", str(folder / "checkpoints"), *steps),
+        environment={"TRAINVITALS_DIR": str(stack.recordings), "PYTHONUNBUFFERED": "1"},
+    )
+
+
+# --- the run goes well ----------------------------------------------------------------------------------
+
+
+def _follow_to_the_end(console: Console, stack: Stack, training: Child, run: str) -> None:
+    with _progress_line(console) as show:
+        while training.running:
+            show(_progress(stack.run(run)))
+            time.sleep(0.5)
+        show(_progress(stack.run(run)))
+    if training.process.returncode != 0:
+        raise DemoError(
+            f"the training ended with status {training.process.returncode}:\n{training.last_lines()}"
+        )
+
+
+def _summarize(console: Console, stack: Stack, training: Child, run: str) -> None:
+    finished = f'{catalog.TRAINING_RUN_STATE}{{run="{run}",state="finished"}} == 1'
+    _wait_for(lambda: stack.query(finished), 30, "Prometheus has not seen the run finish")
+    status = stack.run(run) or {}
+    series = _scalar(stack, f'count({{job="{Thresholds().job}"}})')
+    samples = _scalar(stack, f'sum(sum_over_time(scrape_samples_scraped{{job="{Thresholds().job}"}}[1h]))')
+    scrapes = _scalar(stack, f'sum(count_over_time(up{{job="{Thresholds().job}"}}[1h]))')
+    phases = _phase_shares(stack, run)
+    console.print()
+    console.print(training.last_lines(1))
+    console.print(f"run {run}: {status['state']} ({status['reason']}) after {status['step']:,} steps")
+    console.print(f"  validation perplexity  {status['validation_perplexity']:.1f}")
+    console.print(f"  where the time went    {phases}")
+    console.print(
+        f"  scraped                {series:,.0f} series, {samples:,.0f} samples in {scrapes:,.0f} scrapes"
+    )
+    alerts = stack.alerts()
+    console.print(f"  alerts                 {len(alerts) or 'none, as it should be'}")
+    for alert in alerts:
+        _print_alert(console, alert)
+
+
+def _phase_shares(stack: Stack, run: str) -> str:
+    expression = f'sum by (phase) ({catalog.TRAINING_PHASE_SECONDS_TOTAL}{{run="{run}"}})'
+    seconds = {each["metric"]["phase"]: float(each["value"][1]) for each in stack.query(expression)}
+    age = sum(seconds.values())
+    shares = [(phase, seconds.get(phase, 0.0) / age) for phase in PHASES]
+    return ", ".join(f"{phase} {share:.0%}" for phase, share in shares if share >= 0.005)
+
+
+def _scalar(stack: Stack, expression: str) -> float:
+    result = stack.query(expression)
+    return float(result[0]["value"][1]) if result else math.nan
+
+
+# --- the run is harmed ----------------------------------------------------------------------------------
+
+
+def _inject(console: Console, stack: Stack, training: Child, run: str, injection: Injection) -> None:
+    with _progress_line(console) as show:
+        _wait_for(
+            lambda: _has_made_steps(stack, training, run, show), FIRST_STEPS_SECONDS, "the run made no steps"
+        )
+    number, expected = {
+        Injection.kill: (signal.SIGKILL, TRAINING_RUN_KILLED),
+        Injection.stall: (signal.SIGSTOP, TRAINING_STALLED),
+    }[injection]
+    os.kill(training.process.pid, number)
+    console.print(f"\n{number.name} to the training; waiting for {expected} through Alertmanager …")
+    began = time.monotonic()
+    alert = _wait_for(
+        lambda: _firing(stack, expected, run),
+        ALERT_SECONDS,
+        f"no {expected} for {run} has arrived; what has: {[_name(each) for each in stack.alerts()]}",
+    )
+    console.print(f"received after {time.monotonic() - began:.0f} s:")
+    _print_alert(console, alert)
+    others = [_name(each) for each in stack.alerts() if _name(each) != expected]
+    if others:
+        raise DemoError(f"one incident is to be one page, but these came too: {', '.join(others)}")
+
+
+def _has_made_steps(stack: Stack, training: Child, run: str, show: Callable[[str], None]) -> bool:
+    if not training.running:
+        raise DemoError(f"the training ended before it was harmed:\n{training.last_lines()}")
+    status = stack.run(run)
+    show(_progress(status))
+    seen = stack.query(f'{catalog.TRAINING_STEPS_TOTAL}{{run="{run}"}} > 0')
+    return status is not None and status["step"] >= 5 and bool(seen)
+
+
+def _firing(stack: Stack, name: str, run: str) -> dict[str, Any] | None:
+    for alert in stack.alerts():
+        if _name(alert) == name and alert["labels"].get("run") == run and alert["status"] == "firing":
+            return alert
+    return None
+
+
+def _name(alert: dict[str, Any]) -> str:
+    return str(alert["labels"].get("alertname"))
+
+
+def _print_alert(console: Console, alert: dict[str, Any]) -> None:
+    console.print(f"  {_name(alert)} ({alert['status']}, {alert['labels'].get('severity')})")
+    for key in ("summary", "description", "runbook_url"):
+        if alert["annotations"].get(key):
+            console.print(f"    {key}: {alert['annotations'][key]}")
+
+
+# --- what the terminal shows ----------------------------------------------------------------------------
+
+
+def _progress(run: dict[str, Any] | None) -> str:
+    if run is None:
+        return "the training starts …"
+    step, expected = run["step"], run["steps_expected"]
+    parts = [f"step {step:,}/{expected:,}" if expected else f"step {step:,}"]
+    for text, key in (
+        ("loss {:.3f}", "loss"),
+        ("perplexity {:,.1f}", "perplexity"),
+        ("{:,.0f} tokens/s", "tokens_per_second"),
+    ):
+        if run[key] is not None:
+            parts.append(text.format(run[key]))
+    if run["eta_seconds"] is not None:
+        parts.append(f"ETA {run['eta_seconds']:.0f} s")
+    return "  ".join([*parts, f"[{run['ranks'][0]['phase']}]" if run["state"] == "running" else run["state"]])
+
+
+@contextlib.contextmanager
+def _progress_line(console: Console) -> Iterator[Callable[[str], None]]:
+    """One line that renews itself; where the output is no terminal, a line now and then."""
+    if console.is_terminal:
+        with Live(Text(), console=console, refresh_per_second=4) as live:
+            yield lambda line: live.update(Text(line))
+        return
+    printed_at, last = -math.inf, ""
+
+    def show(line: str) -> None:
+        nonlocal printed_at, last
+        if time.monotonic() - printed_at >= PLAIN_LINE_EVERY_SECONDS and line != last:
+            printed_at, last = time.monotonic(), line
+            print(line, flush=True)
+
+    yield show
+
+
+def _wait_for(condition: Callable[[], T | None], seconds: float, otherwise: str) -> T:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.5)
+    raise DemoError(f"{otherwise} within {seconds:g} s")
