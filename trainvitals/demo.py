@@ -153,8 +153,8 @@ def _summarize(console: Console, stack: Stack, training: Child, run: str) -> Non
     phases = _phase_shares(stack, run)
     console.print()
     console.print(training.last_lines(1))
-    console.print(f"run {run}: {status['state']} ({status['reason']}) after {status['step']:,} steps")
-    console.print(f"  validation perplexity  {status['validation_perplexity']:.1f}")
+    console.print(f"  state                  {status['state']} ({status['reason']})")
+    console.print(f"  validation perplexity  {status['validation_perplexity']:,.1f}, as the service tells it")
     console.print(f"  where the time went    {phases}")
     console.print(
         f"  scraped                {series:,.0f} series, {samples:,.0f} samples in {scrapes:,.0f} scrapes"

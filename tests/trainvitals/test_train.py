@@ -8,15 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from trainvitals.train import app
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAINVITALS_DIR", str(tmp_path / "recordings"))
     monkeypatch.delenv("TRAINVITALS_RUN", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for the child processes
     monkeypatch.chdir(tmp_path)
 
 
@@ -64,6 +68,7 @@ def test_data_without_a_usable_conversation_says_what_was_found(tmp_path: Path) 
 
 
 def test_a_training_prints_the_perplexity_before_and_after(corpus: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
     result = run("--data", corpus, "--max-steps", "2", "--run", "a")
     assert result.exit_code == 0, result.output
     assert "corpus.jsonl: 200 conversations, 200 used" in result.stdout
@@ -91,7 +96,7 @@ def test_a_signal_ends_the_training_with_one_line_and_no_traceback(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout is not None
     for line in process.stdout:

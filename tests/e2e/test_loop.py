@@ -1,0 +1,88 @@
+"""A real training, through the service, to a real Prometheus: what arrives, and under which names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from alerts.thresholds import Thresholds
+from exporters import catalog
+from tests.dashboards.origin import QUERIES
+from trainvitals.stack import Stack
+
+RUN = "end-to-end"
+STEPS = 12
+ORIGIN_RULES = yaml.safe_load((Path(__file__).parents[1] / "alerts" / "origin.yaml").read_text())
+ORIGIN_EXPRESSIONS = [rule["expr"] for group in ORIGIN_RULES["groups"] for rule in group["rules"]]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, conversations: Path) -> Iterator[Stack]:
+    """The local stack after a training, whose last values Prometheus has seen."""
+    folder = tmp_path_factory.mktemp("stack")
+    with Stack(folder, Thresholds(), simulate_gpus=1) as stack:
+        training = stack.start(
+            "training",
+            *(sys.executable, "-m", "trainvitals", "train", "--run", RUN, "--max-steps", str(STEPS)),
+            *("--data", str(conversations), "--checkpoints", str(folder / "checkpoints")),
+            environment={"TRAINVITALS_DIR": str(stack.recordings)},
+        )
+        assert training.process.wait(200) == 0, training.last_lines()
+        finished = f'{catalog.TRAINING_RUN_STATE}{{run="{RUN}",state="finished"}} == 1'
+        deadline = time.monotonic() + 30
+        while not stack.query(finished):
+            assert time.monotonic() < deadline, "Prometheus has not seen the run finish"
+            time.sleep(0.1)
+        yield stack
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_every_query_of_the_original_dashboard_returns_data(stack: Stack, query: str) -> None:
+    assert stack.query(query)
+
+
+@pytest.mark.parametrize("expression", ORIGIN_EXPRESSIONS)
+def test_every_alert_expression_of_the_original_evaluates(stack: Stack, expression: str) -> None:
+    stack.query(expression)
+
+
+def test_the_counts_that_arrive_are_those_of_the_training(stack: Stack) -> None:
+    def value(metric: catalog.Metric, **labels: str) -> float:
+        selector = ",".join(f'{name}="{label}"' for name, label in {"run": RUN, **labels}.items())
+        (series,) = stack.query(f"{metric}{{{selector}}}")
+        return float(series["value"][1])
+
+    assert value(catalog.TRAINING_STEPS_TOTAL) == STEPS
+    assert value(catalog.TRAINING_BATCHES_PROCESSED_TOTAL) == 2 * STEPS
+    assert value(catalog.TRAINING_SAMPLES_PROCESSED_TOTAL) == 2 * 8 * STEPS
+    assert value(catalog.TRAINING_PROGRESS_RATIO) == 1
+    assert value(catalog.HOOK_ERRORS_TOTAL) == 0
+    assert value(catalog.HOOK_DROPPED_TOTAL) == 0
+    assert value(catalog.TRAINING_CHECKPOINTS_TOTAL, result="ok") >= 1
+    assert 0 < value(catalog.TRAINING_ACCURACY) <= 1
+    assert value(catalog.VALIDATION_PERPLEXITY) > 1
+
+
+def test_the_phases_add_up_to_the_age_of_the_run(stack: Stack) -> None:
+    phases = stack.query(f'sum({catalog.TRAINING_PHASE_SECONDS_TOTAL}{{run="{RUN}"}})')
+    start, end = catalog.TRAINING_RUN_START_TIMESTAMP_SECONDS, catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS
+    age = stack.query(f'{end}{{run="{RUN}"}} - {start}{{run="{RUN}"}}')
+    assert float(phases[0]["value"][1]) == pytest.approx(float(age[0]["value"][1]), abs=0.01)
+
+
+def test_a_healthy_run_raises_no_alert(stack: Stack) -> None:
+    assert stack.query("ALERTS") == []
+    assert stack.alerts() == []
+
+
+def test_promtool_has_nothing_to_say_about_the_metrics(stack: Stack) -> None:
+    page = httpx.get(f"{stack.service_url}/metrics").content
+    checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
