@@ -5,10 +5,12 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import signal
 import socket
 import sqlite3
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -67,12 +69,19 @@ def serve(
     print(f"trainvitals: http://{_in_url(host)}:{port}", flush=True)
     application = create_app(recordings, runners, history, [*LOCAL_HOSTS, _in_url(host)])
     config = uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    # uvicorn stops in order and then raises the signal again for whoever was there before it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_well)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         for runner in runners:
             runner.stop()
         history.close()
+
+
+def _end_well(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _bind(listen: str) -> socket.socket:

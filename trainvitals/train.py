@@ -65,6 +65,6 @@ def command(
         raise typer.Exit(143 if isinstance(stopped, SIGTERMException) else 130) from None
     typer.echo(f"checkpoint: {result.checkpoint}")
     typer.echo(
-        f"run {result.run}: {result.steps:,} steps, validation perplexity {result.perplexity_before:,.1f} before "
-        f"and {result.perplexity_after:,.1f} after"
+        f"run {result.run}: {result.steps:,} steps, "
+        f"validation perplexity {result.perplexity_before:,.1f} before and {result.perplexity_after:,.1f} after"
     )
