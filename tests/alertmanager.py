@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import threading
-import time
-import urllib.request
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from tests.prometheus import free_port
-
-START_DEADLINE_SECONDS = 60.0
-STOP_DEADLINE_SECONDS = 20.0
+from tests.prometheus import binary
+from trainvitals.child import Child, start_server
 
 
 class Notification(NamedTuple):
@@ -30,47 +24,32 @@ class Notification(NamedTuple):
 class AlertmanagerServer:
     """An Alertmanager that lives as long as the `with` block, alone, on a free loopback port.
 
-    `directory` takes the configuration, the log and its state. Entering raises RuntimeError, with the end of
-    the log, when it is not ready within a minute or not installed.
+    `directory` takes the configuration, the log and its state. Entering raises ChildError, with the end of
+    the log, when it is not ready within a minute.
     """
 
     def __init__(self, directory: Path, config: str) -> None:
         self.directory = directory
-        self.log = directory / "alertmanager.log"
         self.address = ""
         self._config = config
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
 
     def __enter__(self) -> Self:
-        # Debian's name, then upstream's.
-        program = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
-        if program is None:
-            raise RuntimeError("no Alertmanager is installed: apt-get install prometheus-alertmanager")
         config = self.directory / "alertmanager.yml"
         config.write_text(self._config, encoding="utf-8")
-        # Another process may take the free port first: then try the next.
-        for attempts_left in (2, 1, 0):
-            self.address = f"127.0.0.1:{free_port()}"
-            with self.log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    [
-                        program,
-                        f"--config.file={config}",
-                        f"--storage.path={self.directory / 'state'}",
-                        f"--web.listen-address={self.address}",
-                        "--cluster.listen-address=",
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            if self._wait_until_ready():
-                return self
-            self.stop()
-            if not attempts_left or "address already in use" not in self.log.read_text(errors="replace"):
-                break
-        last_lines = "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
-        raise RuntimeError(f"Alertmanager did not become ready; the end of {self.log}:\n{last_lines}")
+        self._child, url = start_server(
+            "alertmanager",
+            lambda address: [
+                binary("prometheus-alertmanager"),
+                f"--config.file={config}",
+                f"--storage.path={self.directory / 'state'}",
+                f"--web.listen-address={address}",
+                "--cluster.listen-address=",
+            ],
+            self.directory / "alertmanager.log",
+        )
+        self.address = url.removeprefix("http://")
+        return self
 
     def __exit__(
         self,
@@ -81,27 +60,9 @@ class AlertmanagerServer:
         self.stop()
 
     def stop(self) -> None:
-        """End the process, by force when it does not go; nothing happens when it is gone."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_DEADLINE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def _wait_until_ready(self) -> bool:
-        assert self._process is not None
-        deadline = time.monotonic() + START_DEADLINE_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                with urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=5):
-                    return self._process.poll() is None
-            except OSError:
-                time.sleep(0.05)
-        return False
+        """End the process; nothing happens when it is gone."""
+        if self._child is not None:
+            self._child.stop()
 
 
 class WebhookReceiver:

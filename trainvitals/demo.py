@@ -26,7 +26,8 @@ from alerts.thresholds import Thresholds
 from exporters import catalog
 from exporters.gpu import GpuCollector, NvmlUnavailableError
 from trainer_hooks.recording import PHASES
-from trainvitals.stack import Child, Stack, StackError
+from trainvitals.child import Child, ChildError
+from trainvitals.stack import Stack
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -63,7 +64,7 @@ def demo(
     try:
         with tempfile.TemporaryDirectory(prefix="trainvitals-demo-") as folder:
             _run(console, Path(folder), keep, inject, max_steps)
-    except (DemoError, StackError, httpx.HTTPError) as error:
+    except (DemoError, ChildError, httpx.HTTPError) as error:
         print(f"trainvitals demo: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

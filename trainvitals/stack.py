@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,70 +15,16 @@ import httpx
 from alerts import build
 from alerts.alertmanager import Routing
 from alerts.thresholds import Thresholds
+from trainvitals.child import Child, ChildError, start_server
 
-READY_SECONDS = 60.0
-STOP_SECONDS = 10.0
 PROMETHEUS, ALERTMANAGER = "prometheus", "prometheus-alertmanager"
-
-
-class StackError(Exception):
-    """A part of the stack did not start; the message says which, and shows the end of its log."""
-
-
-class Child:
-    """A child process in a session of its own, its output in a log file."""
-
-    def __init__(
-        self, name: str, command: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None
-    ) -> None:
-        self.name = name
-        self.log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})},
-                start_new_session=True,  # Ctrl-C is for us, who then stop our children in order
-            )
-
-    @property
-    def running(self) -> bool:
-        return self.process.poll() is None
-
-    def wait_until(self, url: str) -> None:
-        """Wait until the URL answers with success. Raises StackError when the process ends or time is up."""
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline and self.running:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(url, timeout=5).is_success:
-                    return
-            time.sleep(0.05)
-        raise StackError(f"{self.name} did not become ready; the end of its log:\n{self.last_lines()}")
-
-    def last_lines(self, count: int = 15) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
-
-    def stop(self) -> None:
-        """End the process and whatever it started in its session; by force when it does not go."""
-        if self.running:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGCONT)
-                self.process.terminate()
-            try:
-                self.process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
 
 
 class Stack:
     """Service, Prometheus and Alertmanager, living as long as the `with` block.
 
     Everything they write is below `directory`; `recordings` in it is where trainings are to record. Scrape
-    and evaluation intervals are a second. Entering raises StackError.
+    and evaluation intervals are a second. Entering raises ChildError.
     """
 
     def __init__(self, directory: Path, thresholds: Thresholds, *, simulate_gpus: int = 0) -> None:
@@ -98,7 +38,7 @@ class Stack:
     def __enter__(self) -> Self:
         missing = [name for name in (PROMETHEUS, ALERTMANAGER) if shutil.which(name) is None]
         if missing:
-            raise StackError(f"not installed: {', '.join(missing)}; sudo apt-get install {' '.join(missing)}")
+            raise ChildError(f"not installed: {', '.join(missing)}; sudo apt-get install {' '.join(missing)}")
         self.recordings.mkdir(parents=True, exist_ok=True)
         try:
             self._start_service()
@@ -148,50 +88,53 @@ class Stack:
         return alerts
 
     def _start_service(self) -> None:
-        port = _free_port()
-        self.service_url = f"http://127.0.0.1:{port}"
-        service = self.start(
+        self.service_url = self._start_server(
             "service",
-            *(sys.executable, "-m", "trainvitals", "serve"),
-            *("--listen", f"127.0.0.1:{port}"),
-            *("--dir", str(self.recordings)),
-            *("--state", str(self._directory / "history.db")),
-            *("--simulate-gpus", str(self._simulate_gpus)),
-            *("--stall-after", str(self._thresholds.stall_seconds)),
+            lambda address: [
+                *(sys.executable, "-m", "trainvitals", "serve", "--listen", address),
+                *("--dir", str(self.recordings), "--state", str(self._directory / "history.db")),
+                *("--simulate-gpus", str(self._simulate_gpus)),
+                *("--stall-after", str(self._thresholds.stall_seconds)),
+            ],
+            ready_path="/ready",
         )
-        service.wait_until(f"{self.service_url}/ready")
 
     def _start_alertmanager(self) -> None:
         routing = Routing(
             webhook_url=f"{self.service_url}/api/v1/alerts", group_wait_seconds=1, group_interval_seconds=1
         )
         build.write(self._directory / "alerts", self._thresholds, routing)
-        port = _free_port()
-        self.alertmanager_url = f"http://127.0.0.1:{port}"
-        alertmanager = self.start(
+        self.alertmanager_url = self._start_server(
             "alertmanager",
-            ALERTMANAGER,
-            f"--config.file={self._directory / 'alerts' / 'alertmanager.yml'}",
-            f"--storage.path={self._directory / 'alertmanager'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--cluster.listen-address=",
+            lambda address: [
+                ALERTMANAGER,
+                f"--config.file={self._directory / 'alerts' / 'alertmanager.yml'}",
+                f"--storage.path={self._directory / 'alertmanager'}",
+                f"--web.listen-address={address}",
+                "--cluster.listen-address=",
+            ],
         )
-        alertmanager.wait_until(f"{self.alertmanager_url}/-/ready")
 
     def _start_prometheus(self) -> None:
         config = self._directory / "prometheus.yml"
         # JSON is YAML: nothing to quote.
         config.write_text(json.dumps(self._prometheus_config(), indent=2))
-        port = _free_port()
-        self.prometheus_url = f"http://127.0.0.1:{port}"
-        prometheus = self.start(
+        self.prometheus_url = self._start_server(
             "prometheus",
-            PROMETHEUS,
-            f"--config.file={config}",
-            f"--storage.tsdb.path={self._directory / 'prometheus'}",
-            f"--web.listen-address=127.0.0.1:{port}",
+            lambda address: [
+                PROMETHEUS,
+                f"--config.file={config}",
+                f"--storage.tsdb.path={self._directory / 'prometheus'}",
+                f"--web.listen-address={address}",
+            ],
         )
-        prometheus.wait_until(f"{self.prometheus_url}/-/ready")
+
+    def _start_server(
+        self, name: str, command: Callable[[str], Sequence[str]], *, ready_path: str = "/-/ready"
+    ) -> str:
+        child, url = start_server(name, command, self._directory / f"{name}.log", ready_path=ready_path)
+        self._children.append(child)
+        return url
 
     def _prometheus_config(self) -> dict[str, Any]:
         def targets(url: str) -> list[dict[str, list[str]]]:
@@ -205,10 +148,3 @@ class Stack:
             ],
             "alerting": {"alertmanagers": [{"static_configs": targets(self.alertmanager_url)}]},
         }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

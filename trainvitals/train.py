@@ -63,8 +63,9 @@ def command(
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C and SIGTERM
         typer.echo("trainvitals train: stopped; --resume goes on from the newest checkpoint", err=True)
         raise typer.Exit(143 if isinstance(stopped, SIGTERMException) else 130) from None
+    before, after = result.perplexity_before, result.perplexity_after
     typer.echo(f"checkpoint: {result.checkpoint}")
     typer.echo(
         f"run {result.run}: {result.steps:,} steps, "
-        f"validation perplexity {result.perplexity_before:,.1f} before and {result.perplexity_after:,.1f} after"
+        f"validation perplexity {before:,.1f} before and {after:,.1f} after"
     )

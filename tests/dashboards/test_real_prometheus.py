@@ -14,6 +14,7 @@ from tests.dashboards import promql, recorded_training
 from tests.dashboards.generated import DASHBOARDS, FOREIGN_METRICS, Json, PanelQuery, panel_queries
 from tests.dashboards.origin import QUERIES
 from tests.prometheus import PrometheusServer, QueryError, Series
+from trainvitals.child import ChildError
 
 STEP_SECONDS = 60.0
 
@@ -125,7 +126,7 @@ def test_a_query_that_prometheus_refuses_is_an_error(recorded: Recorded) -> None
 
 def test_a_prometheus_that_cannot_start_says_why(tmp_path: Path) -> None:
     with (
-        pytest.raises(RuntimeError, match="field scrapes not found"),
+        pytest.raises(ChildError, match="field scrapes not found"),
         PrometheusServer(tmp_path, "scrapes: 1\n"),
     ):
         pass

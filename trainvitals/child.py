@@ -1,0 +1,101 @@
+"""Child processes that serve HTTP on loopback: started on a free port, awaited, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+READY_SECONDS = 60.0
+STOP_SECONDS = 10.0
+PORT_ATTEMPTS = 3
+
+
+class ChildError(Exception):
+    """A child did not start; the message says which, and shows the end of its log."""
+
+
+class Child:
+    """A child process in a session of its own, its output in a log file."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,  # Ctrl-C is for us, who then stop our children in order
+            )
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def wait_until(self, url: str) -> None:
+        """Wait until the URL answers with success. Raises ChildError when the process ends or time is up."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline and self.running:
+            with contextlib.suppress(httpx.HTTPError):
+                # Another server might have taken the port and answered: ours must still be there.
+                if httpx.get(url, timeout=5).is_success and self.running:
+                    return
+            time.sleep(0.05)
+        raise ChildError(f"{self.name} did not become ready; the end of its log:\n{self.last_lines()}")
+
+    def last_lines(self, count: int = 15) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+    def stop(self) -> None:
+        """End the process and whatever it started in its session; by force when it does not go."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGCONT)
+                self.process.terminate()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+
+
+def start_server(
+    name: str, command: Callable[[str], Sequence[str]], log: Path, *, ready_path: str = "/-/ready"
+) -> tuple[Child, str]:
+    """Start a server on a free port and return it with its URL; `command` takes its HOST:PORT.
+
+    Raises ChildError when it does not become ready within a minute.
+    """
+    for attempts_left in reversed(range(PORT_ATTEMPTS)):
+        address = f"127.0.0.1:{_free_port()}"
+        child = Child(name, command(address), log)
+        try:
+            child.wait_until(f"http://{address}{ready_path}")
+        except ChildError:
+            child.stop()
+            # Between finding a free port and taking it another process may take it: then try the next.
+            if not attempts_left or "address already in use" not in log.read_text(errors="replace").lower():
+                raise
+        else:
+            return child, f"http://{address}"
+    raise AssertionError("unreachable")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
