@@ -6,7 +6,9 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISDIR
 
 from trainer_hooks import recording
 
@@ -81,28 +83,35 @@ def _free_bytes(directory: Path) -> int:
 def prune(directory: Path, *, now: float | None = None) -> list[str]:
     """Remove this user's old runs and return their names.
 
-    A run goes when it has ended, was last written over 26 hours ago and is not among the newest 20; beyond
+    A run goes when it has ended, gave its last sign over 26 hours ago and is not among the newest 20; beyond
     the newest 200 an ended run goes at any age. `now` is wall time in seconds.
     """
     now = time.time() if now is None else now
     runs = []
     with contextlib.suppress(OSError):
         for folder in directory.iterdir():
-            with contextlib.suppress(OSError):
-                if recording.NAME_PATTERN.fullmatch(folder.name) and not folder.is_symlink():
-                    runs.append((_last_written(folder), folder))
+            with contextlib.suppress(OSError, recording.RecordingError):
+                if recording.NAME_PATTERN.fullmatch(folder.name) and S_ISDIR(folder.lstat().st_mode):
+                    runs.append((_last_sign(folder), folder))
     runs.sort(reverse=True)
     removed = []
-    for position, (written, folder) in enumerate(runs):
-        old = now - written > KEPT_SECONDS and position >= KEPT_RUNS
-        if (old or position >= MOST_RUNS) and _is_ours(folder) and not _has_life(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            removed.append(folder.name)
+    for position, (last_sign, folder) in enumerate(runs):
+        old = now - last_sign > KEPT_SECONDS and position >= KEPT_RUNS
+        with contextlib.suppress(OSError):  # another rank may be removing the same one
+            if (old or position >= MOST_RUNS) and _is_ours(folder) and not _has_life(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                removed.append(folder.name)
     return removed
 
 
-def _last_written(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in folder.rglob("*")), default=folder.stat().st_mtime)
+def _last_sign(folder: Path) -> float:
+    """Wall time in seconds of a run's last sign of life: a store into a mapping does not show in a file's."""
+    times = [path.stat().st_mtime for path in folder.rglob("*")]
+    for reader in _readers(folder):
+        static = reader.static
+        elapsed_ns = reader.live().last_sign_ns - static.start_monotonic_ns
+        times.append((static.start_wall_ns + elapsed_ns) / 1e9)
+    return max(times, default=folder.stat().st_mtime)
 
 
 def _is_ours(folder: Path) -> bool:
@@ -110,14 +119,14 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _has_life(folder: Path) -> bool:
+    return any(reader.alive() for reader in _readers(folder))
+
+
+def _readers(folder: Path) -> Iterator[recording.RecordingReader]:
+    """Readers of a run's recordings, each open until the next; those that cannot be read are passed over."""
     for path in folder.glob("*/rank-*.steps"):
-        try:
-            reader = recording.RecordingReader(path)
-        except recording.RecordingError:
-            continue
-        try:
-            if reader.alive():
-                return True
-        finally:
-            reader.close()
-    return False
+        with (
+            contextlib.suppress(recording.RecordingError),
+            contextlib.closing(recording.RecordingReader(path)) as reader,
+        ):
+            yield reader

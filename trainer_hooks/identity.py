@@ -55,7 +55,8 @@ def is_worker() -> bool:
     A multiprocessing child counts as a rank only when somebody set RANK or LOCAL_RANK in the child itself.
     """
     if multiprocessing.parent_process() is None:
-        return False
+        # A spawned child runs the main script once more before it knows its parent.
+        return getattr(multiprocessing.current_process(), "_inheriting", False)
     data = sys.modules.get("torch.utils.data")
     if data is not None and data.get_worker_info() is not None:
         return True
@@ -78,8 +79,10 @@ def _launcher_run() -> str | None:
 
 
 def _launch_suffix() -> str:
-    # Ranks of one launch are children of one launcher; a single process is its own launch.
-    pid = os.getppid() if any(key in os.environ for key in _RANK) else os.getpid()
+    # Ranks of one launch are children of one launcher, or of local rank 0 where Lightning starts the others
+    # itself and sets no RANK; a single process is its own launch.
+    launched = any(key in os.environ for key in _RANK) or os.environ.get("LOCAL_RANK", "0") != "0"
+    pid = os.getppid() if launched else os.getpid()
     launch = f"{boot_id()} {pid} {process_start_ticks(pid)}"
     return hashlib.sha256(launch.encode()).hexdigest()[:8]
 
@@ -97,5 +100,8 @@ def _number(keys: tuple[str, ...], default: int) -> int:
 
 
 def _initial_environment() -> dict[str, str]:
-    raw = Path("/proc/self/environ").read_bytes().decode(errors="replace")
+    try:
+        raw = Path("/proc/self/environ").read_bytes().decode(errors="replace")
+    except OSError:  # closed after a change of user: as if nobody had set anything since
+        return dict(os.environ)
     return dict(entry.split("=", 1) for entry in raw.split("\0") if "=" in entry)

@@ -28,11 +28,13 @@ leading numbers; a record counts only when both are the one expected and the crc
 
 *Life* is an open-file-description lock on the whole file, on a descriptor that serves nothing else. It is
 taken before the file has a name anybody looks for, and the kernel drops it at any death. Readers test with
-F_OFD_GETLK, which takes nothing. A process that C code forked without exec can hold it longer: then /proc
-decides, where the reader shares the writer's PID namespace. `outcome` is set before the lock is given up:
-a recording without lock and outcome is that of a killed process, and its last sign of life is its end.
+F_OFD_GETLK, which takes nothing. A process that C code forked without exec can hold it longer: then the
+process table decides, where the reader shares the writer's PID namespace. `outcome` is set before the lock
+is given up: a recording without lock and outcome is that of a killed process, and its last sign of life is
+its end.
 
 *Publishing.* Temporary name, lock, allocation, header, then link(2) to the next attempt: never over a file.
+Files are 0640 and folders 0750 whatever the umask, so that a service in the group can read them.
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ SCALARS = 64
 RUNNING, FINISHED, FAILED = 0, 1, 2
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+MAX_RANK = 10**7 - 1
 STEPS_NAME = re.compile(r"rank-(\d{1,7})\.(\d{1,7})\.steps")
+_ATTEMPT_NAME = re.compile(r"rank-(\d{1,7})\.(\d{1,7})\.(?:steps|events\.jsonl)")
 
 
 class RecordingError(Exception):
@@ -172,8 +176,7 @@ class Live:
 
     @property
     def phase(self) -> str:
-        code = self.phase_word & PHASE_MASK
-        return PHASES[code] if code < len(PHASES) else "other"
+        return _phase_name(self.phase_word & PHASE_MASK)
 
     @property
     def last_sign_ns(self) -> int:
@@ -183,10 +186,17 @@ class Live:
     def phase_seconds(self, start_ns: int, now_ns: int) -> dict[str, float]:
         """Seconds of each phase at `now_ns` of a recording begun at `start_ns`; they add up to its age."""
         active = self.phase_word & PHASE_MASK
-        others_ns = sum(ns for code, ns in enumerate(self.phase_ns) if code != active)
-        seconds = {name: ns / 1e9 for name, ns in zip(PHASES, self.phase_ns, strict=False)}
-        seconds[self.phase] = max(0, now_ns - start_ns - others_ns) / 1e9
-        return seconds
+        ended_ns = dict.fromkeys(PHASES, 0)
+        for code, ns in enumerate(self.phase_ns):
+            if code != active:
+                ended_ns[_phase_name(code)] += ns
+        ended_ns[self.phase] += max(0, now_ns - start_ns - sum(ended_ns.values()))
+        return {name: ns / 1e9 for name, ns in ended_ns.items()}
+
+
+def _phase_name(code: int) -> str:
+    """Name of a phase; one that only a newer minor version knows counts as other."""
+    return PHASES[code] if code < len(PHASES) else "other"
 
 
 class StepRecord(NamedTuple):
@@ -261,10 +271,25 @@ _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence
 def process_start_ticks(pid: int) -> int | None:
     """Start of a live process in clock ticks since boot (proc(5), field 22); None if it is gone or dead."""
     try:
-        after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return _start_ticks(pid)
     except OSError:
         return None
+
+
+def _start_ticks(pid: int) -> int | None:
+    """As `process_start_ticks`; raises OSError where /proc does not show the process."""
+    after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     return None if after_name[0] in (b"Z", b"X", b"x") else int(after_name[19])
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def boot_id() -> str:
@@ -280,13 +305,16 @@ def this_process(
 ) -> Static:
     """The static part of a recording that the calling process opens now.
 
-    Raises ValueError for a run or node name that could not be a folder and a label.
+    Raises ValueError for a run or node name that could not be a folder and a label, or a rank that could
+    not be part of a file's name.
     """
     from trainer_hooks import __version__
 
     for what, name in (("run", run), ("node", node)):
         if not NAME_PATTERN.fullmatch(name):
             raise ValueError(f"{what} name {name!r} does not match {NAME_PATTERN.pattern}")
+    if not 0 <= rank <= MAX_RANK:
+        raise ValueError(f"rank {rank} is not between 0 and {MAX_RANK}")
     return Static(
         run=run,
         node=node,
@@ -326,8 +354,9 @@ class Recorder:
     """Writes one attempt of one rank.
 
     `unsigned` and `doubles` are views of the live block, indexed by SLOT. Opening raises OSError when
-    the directory cannot be written or is full; nothing after it does, except `event`. In a forked child
-    the recorder is disarmed: `armed` is False and the views are private memory.
+    the directory cannot be written or is full. After that only `event` does, and where the recording is not
+    `mapped` what writes it. In a forked child the recorder is disarmed: `armed` is False and the views are
+    private memory.
     """
 
     def __init__(
@@ -347,8 +376,10 @@ class Recorder:
         self._events_bytes = 0
         self._map: mmap.mmap | None = None
         self.path: Path | None = None
+        directory.mkdir(parents=True, exist_ok=True)
         folder = directory / static.run / static.node
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        for each in (folder.parent, folder):
+            _make_folder(each)
         self.mapped = file_system(folder) in MAPPABLE if mapped is None else mapped
         temporary = folder / f".rank-{static.rank}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
         try:
@@ -356,7 +387,7 @@ class Recorder:
             self.path, self.attempt = _link_to_next_attempt(temporary, folder, static.rank)
             self._events_fd = os.open(
                 self.path.with_suffix(".events.jsonl"),
-                os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
+                os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW,
                 0o640,
             )
             os.fchmod(self._events_fd, 0o640)
@@ -420,16 +451,18 @@ class Recorder:
         self.unsigned[_RECORDS] = number
 
     def event(self, line: Mapping[str, object]) -> bool:
-        """Write one line; False when it was not written because the file has reached its cap or is closed.
+        """Write one line; False when it was not written because there is no room or the recorder is closed.
 
-        Raises OSError when the file system refuses.
+        Raises OSError when the file system refuses, ValueError or TypeError for what JSON cannot hold.
         """
         data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         if self._events_fd < 0 or self._events_bytes + len(data) > MAX_EVENTS_BYTES:
             return False
-        written = os.write(self._events_fd, data)
-        self._events_bytes += written
-        return written == len(data)
+        if os.write(self._events_fd, data) < len(data):
+            os.ftruncate(self._events_fd, self._events_bytes)  # half a line would spoil the next one
+            return False
+        self._events_bytes += len(data)
+        return True
 
     def close(self, outcome: int, end_ns: int) -> None:
         """Set the outcome, then let go of the lock."""
@@ -498,9 +531,18 @@ def _write_zeros(fd: int, size: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def _make_folder(folder: Path) -> None:
+    """Make the folder unless it is there; where its parent hands on its group (setgid), so will it."""
+    try:
+        folder.mkdir(mode=0o750)
+    except FileExistsError:
+        return
+    folder.chmod(0o750 | folder.stat().st_mode & stat.S_ISGID)
+
+
 def _attempts(folder: Path, rank: int) -> Iterator[int]:
     for path in folder.iterdir():
-        match = STEPS_NAME.fullmatch(path.name)
+        match = _ATTEMPT_NAME.fullmatch(path.name)
         if match and int(match[1]) == rank:
             yield int(match[2])
 
@@ -569,13 +611,12 @@ class RecordingReader:
             raise self._error("corrupt", "the header's checksum is wrong")
         try:
             content = json.loads(description)
-            known = {each.name for each in fields(Static)}
-            self.static = Static(**{k: v for k, v in content["static"].items() if k in known})
-            self._live_slots = tuple(_Slot(*slot) for slot in content["live"])
-            self._record_fields = tuple(_Slot(*slot) for slot in content["record"])
+            self.static = _static(content["static"])
+            self._live_slots = _described(content["live"], LIVE_SLOTS, needed=("phase_word", "records"))
+            self._record_fields = _described(content["record"], RECORD_FIELDS, needed=())
             self._live_struct = struct.Struct(_layout(self._live_slots))
             self._body_struct = struct.Struct(_layout(self._record_fields))
-        except (ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
             raise self._error("corrupt", f"the header's description makes no sense ({error})") from None
         self._live_offset, self._ring_offset = live_at, ring_at
         self._record_size, self.ring_capacity = record_size, capacity
@@ -637,7 +678,7 @@ class RecordingReader:
             yield StepRecord(**{**_EMPTY_RECORD, **named})
 
     def alive(self) -> bool:
-        """Whether the writing process lives: it holds the lock, in this boot, and /proc does not deny it."""
+        """Whether the writing process lives: it holds the lock, in this boot, and is not known to be gone."""
         if self.static.boot_id != boot_id():
             return False
         query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -646,7 +687,10 @@ class RecordingReader:
             return False
         if self.static.pid_namespace != pid_namespace():
             return True
-        return process_start_ticks(self.static.pid) == self.static.process_start_ticks
+        try:
+            return _start_ticks(self.static.pid) == self.static.process_start_ticks
+        except OSError:  # gone, or hidden from us as another user's: see hidepid in proc(5)
+            return _exists(self.static.pid)
 
     @property
     def unlinked(self) -> bool:
@@ -674,6 +718,39 @@ _EMPTY_RECORD: dict[str, Any] = {
     slot.name: ((0,) * slot.length if slot.length > 1 else 0) if slot.code == "Q" else math.nan
     for slot in RECORD_FIELDS
 }
+
+
+_TYPES: dict[str, type] = {"str": str, "int": int, "Mapping[str, str]": dict}
+
+
+def _static(described: Mapping[str, Any]) -> Static:
+    """The static part out of a header. Raises ValueError or TypeError where it is not of the right kind."""
+    known = {each.name: _TYPES[str(each.type)] for each in fields(Static)}
+    static = Static(**{name: value for name, value in described.items() if name in known})
+    for name, kind in known.items():
+        value = getattr(static, name)
+        if not isinstance(value, kind) or (isinstance(value, int) and abs(value) >= 2**63):
+            raise ValueError(f"{name} is no {kind.__name__}")
+    if not (NAME_PATTERN.fullmatch(static.run) and NAME_PATTERN.fullmatch(static.node)):
+        raise ValueError("the run or the node has no proper name")
+    if not all(isinstance(value, str) for value in static.info.values()):
+        raise ValueError("info holds more than strings")
+    return static
+
+
+def _described(described: Any, known: Sequence[_Slot], needed: Sequence[str]) -> tuple[_Slot, ...]:
+    """The slots out of a header. Raises ValueError where one that is known has changed its kind."""
+    slots = tuple(_Slot(*slot) for slot in described)
+    kinds = {slot.name: (slot.code, slot.length > 1) for slot in known}
+    for name, code, length in slots:
+        if not isinstance(name, str) or code not in ("Q", "d") or type(length) is not int or length < 1:
+            raise ValueError(f"{name} is no slot")
+        if (code, length > 1) != kinds.get(name, (code, length > 1)):
+            raise ValueError(f"{name} is of another kind")
+    names = {slot.name for slot in slots}
+    if len(names) < len(slots) or not names.issuperset(needed):
+        raise ValueError("slots are missing or double")
+    return slots
 
 
 def _by_name(
@@ -745,7 +822,7 @@ class EventReader:
         self._offset += len(whole)
         events = []
         for line in whole.splitlines():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 event = json.loads(line)
                 if isinstance(event, dict):
                     events.append(event)

@@ -1,0 +1,47 @@
+"""What a test reads back of a recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from trainer_hooks import recording
+from trainer_hooks.recording import Live, Static, StepRecord
+
+
+class Recorded(NamedTuple):
+    """One recording as its reader sees it."""
+
+    static: Static
+    live: Live
+    steps: list[StepRecord]
+    events: list[dict[str, object]]
+    alive: bool
+
+    def of(self, kind: str) -> list[dict[str, object]]:
+        """The events of this kind."""
+        return [event for event in self.events if event["event"] == kind]
+
+
+def recorded(directory: Path) -> list[Recorded]:
+    """The recordings below a directory, in the order of their names."""
+    found = []
+    for path in recording.find(directory):
+        reader = recording.RecordingReader(path)
+        steps, _ = reader.steps()
+        found.append(
+            Recorded(reader.static, reader.live(), steps, recording.EventReader(path).new(), reader.alive())
+        )
+        reader.close()
+    return found
+
+
+def only(directory: Path) -> Recorded:
+    """The one recording below a directory."""
+    (found,) = recorded(directory)
+    return found
+
+
+def every_byte(directory: Path) -> bytes:
+    """All files below a directory, one after the other."""
+    return b"".join(path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file())
