@@ -7,9 +7,8 @@ Lightning's `on_train_batch_end` is one micro-batch; an optimizer step is a chan
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from math import ceil
 from typing import Any
 
 try:
@@ -54,12 +53,8 @@ def _harmless(hook: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(hook)
     def harmless(self: TelemetryCallback, *arguments: Any, **keywords: Any) -> None:
-        if self.monitor is None:
-            return
-        try:
-            hook(self, *arguments, **keywords)
-        except Exception as error:
-            self.monitor.fault(error)
+        if self.monitor is not None:
+            self.monitor.guard(hook, self, *arguments, **keywords)
 
     return harmless
 
@@ -98,7 +93,9 @@ class TelemetryCallback(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self.monitor = Monitor(
+        if self.monitor is not None:  # the fit before came to no end that Lightning told of
+            self._close(trainer, self.monitor)
+        monitor = Monitor(
             run=self._run,
             name=self._name,
             rank=trainer.global_rank,
@@ -107,12 +104,14 @@ class TelemetryCallback(pl.Callback):
             info={
                 "model": type(pl_module).__name__,
                 **{key: value for key, value in self._info.items() if value},
-                "framework": f"lightning {version(pl.__name__.partition('.')[0])}",
+                "framework": f"lightning {getattr(pl, '__version__', '')}",
                 "precision": str(trainer.precision),
             },
             record_messages=self._record_messages,
         )
-        _watch_checkpoints(trainer, self.monitor)
+        if monitor.recording:
+            self.monitor = monitor
+            _watch_checkpoints(trainer, monitor)
 
     @_harmless
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -120,7 +119,8 @@ class TelemetryCallback(pl.Callback):
         self._global_step = trainer.global_step
         if self._global_step:
             self.monitor.resume(self._global_step)
-        self.monitor.expect(steps=_finite(trainer.estimated_stepping_batches), epochs=_epochs(trainer))
+        steps, epochs = _expected(trainer)
+        self.monitor.expect(steps=steps, epochs=epochs)
         self.monitor.enter(DATA)
 
     @_harmless
@@ -158,26 +158,38 @@ class TelemetryCallback(pl.Callback):
         assert self.monitor is not None
         loss = _loss(outputs)
         if loss is not None and pl_module.automatic_optimization and trainer.accumulate_grad_batches != 1:
-            loss = loss * trainer.accumulate_grad_batches  # Lightning hands out the normalized one
-        tokens, trained = self._count_tokens(batch)
-        self.monitor.batch(loss=loss, samples=_samples(batch), tokens=tokens, trained_tokens=trained)
-        if trainer.global_step != self._global_step:
-            self._global_step = trainer.global_step
+            loss = _on_host(loss) * trainer.accumulate_grad_batches  # Lightning hands out the normalized one
+        samples, tokens, trained = self._size(batch)
+        self.monitor.batch(loss=loss, samples=samples, tokens=tokens, trained_tokens=trained)
+        global_step = trainer.global_step
+        if global_step != self._global_step:
+            self._global_step = global_step
             self._end_step(trainer, batch_idx)
         self.monitor.enter(DATA)
 
+    def _size(self, batch: Any) -> tuple[int, Any, Any]:
+        """Samples, tokens and trained tokens. A batch that cannot be counted does not lose its step."""
+        assert self.monitor is not None
+        try:
+            return _samples(batch), *self._count_tokens(batch)
+        except Exception as error:
+            self.monitor.fault(error)
+            return 0, None, None
+
     def _end_step(self, trainer: pl.Trainer, batch_idx: int) -> None:
         assert self.monitor is not None
+        numbers: dict[str, Any] = {}
+        if self._global_step % max(1, getattr(trainer, "log_every_n_steps", 50)) == 0:
+            for name, value in trainer.callback_metrics.items():
+                if name not in _RECORDED_OTHERWISE:
+                    numbers[LOGGED_NAMES.get(name, name)] = value
+        for name, value in _logged_in_step(trainer):
+            if name in LOGGED_NAMES:
+                numbers[LOGGED_NAMES[name]] = value
         batches = _finite(trainer.num_training_batches)
         if batches:
-            self.monitor.log(epoch=trainer.current_epoch + (batch_idx + 1) / batches)
-        others = self._global_step % max(1, getattr(trainer, "log_every_n_steps", 50)) == 0
-        for name, value in trainer.callback_metrics.items():
-            known = LOGGED_NAMES.get(name)
-            if known is not None:
-                self.monitor.log(**{known: value})
-            elif others and name not in _RECORDED_OTHERWISE:
-                self.monitor.log(**{name: value})
+            numbers["epoch"] = trainer.current_epoch + (batch_idx + 1) / batches
+        self.monitor.log(**numbers)
         self.monitor.end_step(self._global_step)
 
     @_harmless
@@ -201,7 +213,7 @@ class TelemetryCallback(pl.Callback):
         self.monitor.progress()
         loss = _loss(outputs)
         if loss is not None and not trainer.sanity_checking:
-            _, trained = self._count_tokens(batch)
+            _, _, trained = self._size(batch)
             self._validation.add(loss, trained)
 
     @_harmless
@@ -230,18 +242,19 @@ class TelemetryCallback(pl.Callback):
             self.monitor.finish("interrupted")
         else:
             self.monitor.fail(exception)
-        self._close(trainer)
+        self._close(trainer, self.monitor)
 
     @_harmless
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
             assert self.monitor is not None
             self.monitor.finish(_reason(trainer))
-            self._close(trainer)
+            self._close(trainer, self.monitor)
 
-    def _close(self, trainer: pl.Trainer) -> None:
-        trainer.__dict__.pop("save_checkpoint", None)
+    def _close(self, trainer: pl.Trainer, monitor: Monitor) -> None:
         self.monitor = None
+        monitor.finish("unknown")  # a no-op where the end has been told
+        trainer.__dict__.pop("save_checkpoint", None)
 
 
 class _Mean:
@@ -274,7 +287,7 @@ def _watch_checkpoints(trainer: pl.Trainer, monitor: Monitor) -> None:
 
     @functools.wraps(save)
     def save_checkpoint(filepath: Any, *arguments: Any, **keywords: Any) -> None:
-        with monitor.checkpoint(Path(filepath)):
+        with monitor.checkpoint(filepath):
             save(filepath, *arguments, **keywords)
 
     trainer.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
@@ -292,10 +305,9 @@ def _count_tokens(batch: Any) -> tuple[Any, Any]:
 
 
 def _on_host(value: Any) -> Any:
-    """The tensor's number where it costs no wait, else the tensor."""
-    if isinstance(value, (int, float)) or value.device.type != "cpu":
-        return value
-    return readback.read(value)
+    """The value's number where reading it costs no wait, else the tensor."""
+    number = readback.read_now(value)
+    return value if number is None else number
 
 
 def _samples(batch: Any) -> int:
@@ -320,18 +332,37 @@ def _finite(count: float) -> int | None:
     return int(count) if 0 < count < float("inf") else None
 
 
-def _epochs(trainer: pl.Trainer) -> float | None:
-    batches, steps = _finite(trainer.num_training_batches), trainer.max_steps
-    if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        return float(trainer.max_epochs)
-    return steps * trainer.accumulate_grad_batches / batches if batches and steps > 0 else None
+def _expected(trainer: pl.Trainer) -> tuple[int | None, float | None]:
+    """Optimizer steps and epochs of the whole run, whichever of its limits ends it."""
+    steps, batches = _finite(trainer.estimated_stepping_batches), _finite(trainer.num_training_batches)
+    if steps is None or batches is None:
+        return steps, None
+    return steps, steps / ceil(batches / trainer.accumulate_grad_batches)
+
+
+def _logged_in_step(trainer: pl.Trainer) -> Iterator[tuple[str, Any]]:
+    """What the module logged in this step, by name.
+
+    `trainer.callback_metrics` would tell it too, but on its way converts all that the progress bar shows:
+    every step would wait for the device. Lightning does so itself at every `log_every_n_steps`.
+    """
+    results = getattr(trainer, "_results", None) or {}
+    for metric in results.values():
+        if metric.meta.on_step:
+            yield metric.meta.name, metric._forward_cache
 
 
 def _reason(trainer: pl.Trainer) -> str:
+    if not trainer.should_stop:
+        return "completed"
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         kind = type(callback).__name__
-        if kind == "EarlyStopping" and callback.stopped_epoch:
+        if kind == "EarlyStopping" and (
+            callback.stopped_epoch or getattr(callback, "stopping_reason_message", None)
+        ):
             return "early_stopping"
-        if kind == "Timer" and (callback.time_remaining() or 1) <= 0:
-            return "time_limit"
+        if kind == "Timer":
+            remaining = callback.time_remaining()
+            if remaining is not None and remaining <= 0:
+                return "time_limit"
     return "completed"

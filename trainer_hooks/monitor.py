@@ -16,13 +16,13 @@ import atexit
 import contextlib
 import functools
 import logging
-import math
 import re
 import sys
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import isfinite, isnan, nan
 from pathlib import Path
 from time import monotonic_ns
 from types import TracebackType
@@ -37,31 +37,26 @@ INIT, DATA, FORWARD, BACKWARD, COMPUTE, OPTIMIZER, EVALUATION, CHECKPOINT, OTHER
 _BOUNDS_NS = [int(bound * 1e9) for bound in recording.STEP_DURATION_BOUNDS_SECONDS]
 _MOST_DEFERRED = 256
 
+_PHASES = tuple(range(len(PHASES)))
+_CLOCK_MASK = ~PHASE_MASK
 _PHASE_WORD = SLOT["phase_word"]
 _PHASE_NS = SLOT["phase_ns"]
 _STEP_DURATION_COUNTS = SLOT["step_duration_counts"]
-_LEARNING_RATES = SLOT["learning_rates"]
+_LEARNING_RATE = SLOT["learning_rates"]
+_LEARNING_RATES = range(_LEARNING_RATE, _LEARNING_RATE + recording.LEARNING_RATE_GROUPS)
 
 Number = Any  # a Python or numpy number, or a tensor of one element on any device
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+_F = TypeVar("_F", bound=Callable[..., None])
 
 
 def _guarded(method: _F) -> _F:
     """Keep every fault of the hook away from the trainer."""
 
     @functools.wraps(method)
-    def guarded(self: Monitor, *arguments: Any, **keywords: Any) -> Any:
-        if not self.recording:
-            return None
-        began = monotonic_ns()
-        try:
-            return method(self, *arguments, **keywords)
-        except Exception as error:
-            self.fault(error)
-        finally:
-            self._hook_ns += monotonic_ns() - began
-        return None
+    def guarded(self: Monitor, *arguments: Any, **keywords: Any) -> None:
+        if self.recording:
+            self.guard(method, self, *arguments, **keywords)
 
     return guarded  # type: ignore[return-value]
 
@@ -98,10 +93,12 @@ class Monitor:
         self._record_messages = record_messages
         self._fault_logged = False
         self._hook_ns = 0
-        if identity.is_worker():
-            return
         began = monotonic_ns()
         try:
+            if sys.platform != "linux":
+                raise OSError(f"recordings need Linux, this is {sys.platform}")
+            if identity.is_worker():
+                return
             self._open(run, name, rank, world_size, directory, {**(info or {}), "loss_kind": loss_kind or ""})
         except Exception as error:
             logger.warning("telemetry is off for this run: %s", error)
@@ -117,8 +114,6 @@ class Monitor:
         where: Path | str | None,
         info: Mapping[str, str],
     ) -> None:
-        if sys.platform != "linux":
-            raise OSError(f"recordings need Linux, this is {sys.platform}")
         who = identity.identify(run=run, name=name, rank=rank, world_size=world_size)
         static = recording.this_process(
             run=who.run,
@@ -130,7 +125,8 @@ class Monitor:
         )
         folder = directory.choose_directory() if where is None else Path(where)
         recorder = recording.Recorder(folder, static)
-        directory.prune(folder)
+        with contextlib.suppress(OSError):  # the other ranks prune at the same moment
+            directory.prune(folder)
         self._recorder = recorder
         self._unsigned, self._doubles = recorder.unsigned, recorder.doubles
         self._append, self._publish = recorder.append, recorder.publish
@@ -142,18 +138,10 @@ class Monitor:
         self._phase_ns = [0] * len(PHASES)
         self._outside_step_ns = 0  # initialisation, evaluation and checkpoints up to the last step
         self._data_ns = 0
-        self._steps = self._batches = self._samples = 0
-        self._step = 0
-        self._step_batches = 0
-        self._tokens_all = self._tokens_trained = self._loss_tokens = 0
-        self._loss_token_sum = 0.0
+        self._step_has_batches = False
         self._step_loss_sum = 0.0
         self._step_loss_weight = 0
-        self._duration_counts = [0] * (len(_BOUNDS_NS) + 1)
-        self._duration_sum_ns = 0
-        self._learning_rate = math.nan
         self._gradient_norm: float | readback.Pending | None = None
-        self._counts: dict[str, int] = {}
         self._scalars: dict[str, int] = {}
         self._deferred: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._phases = [_PhaseContext(self, code) for code in range(len(PHASES))]
@@ -173,12 +161,14 @@ class Monitor:
         """From now on wall time belongs to this phase, one of the constants INIT … OTHER."""
         if not self.recording:
             return
-        now = monotonic_ns() & ~PHASE_MASK
-        old = self._phase
+        now = monotonic_ns() & _CLOCK_MASK
         try:
-            self._phase_ns[old] = total = self._phase_ns[old] + now - self._since_ns
-            self._unsigned[_PHASE_NS + old] = total  # before the word: see recording, Phases
-            self._unsigned[_PHASE_WORD] = now | phase
+            word = now | _PHASES[phase]  # raises for what is no phase, before anything is changed
+            old = self._phase
+            unsigned, phase_ns = self._unsigned, self._phase_ns
+            phase_ns[old] = total = phase_ns[old] + now - self._since_ns
+            unsigned[_PHASE_NS + old] = total  # before the word: see recording, Phases
+            unsigned[_PHASE_WORD] = word
             self._phase = phase
             self._since_ns = now
             if self._must_publish and phase in (DATA, EVALUATION, CHECKPOINT):
@@ -191,11 +181,10 @@ class Monitor:
         """Within it wall time belongs to this phase, one of recording.PHASES; after it, to the one before."""
         if not self.recording:
             return contextlib.nullcontext()
-        code = PHASE_CODES.get(name)
-        if code is None:
+        if name not in PHASES:
             self.fault(ValueError(f"no phase {name!r}; there are {', '.join(PHASES)}"))
             return contextlib.nullcontext()
-        return self._phases[code]
+        return self._phases[PHASE_CODES[name]]
 
     # --- steps ----------------------------------------------------------------------------------------
 
@@ -222,74 +211,67 @@ class Monitor:
         if not self.recording:
             return
         now = monotonic_ns()
+        spent_ns = self._hook_ns
         try:
-            self._batches += 1
-            self._step_batches += 1
-            self._samples += samples
             unsigned = self._unsigned
-            unsigned[_BATCHES] = self._batches
-            unsigned[_SAMPLES] = self._samples
+            unsigned[_BATCHES] += 1
             unsigned[_LAST_PROGRESS_NS] = now
-            self._in_order(
-                self._apply_batch,
-                loss if loss.__class__ is float else self._number(loss),
-                tokens if tokens.__class__ is int else self._number(tokens),
-                trained_tokens if trained_tokens.__class__ is int else self._number(trained_tokens),
-            )
+            self._step_has_batches = True
+            if loss.__class__ is not float:
+                loss = self._number(loss)
+            if tokens.__class__ is not int:
+                tokens = self._number(tokens)
+            if trained_tokens.__class__ is not int:
+                trained_tokens = self._number(trained_tokens)
+            if self._deferred or _PENDING in (loss.__class__, tokens.__class__, trained_tokens.__class__):
+                self._defer(self._apply_batch, loss, tokens, trained_tokens)
+            else:
+                self._apply_batch(loss, tokens, trained_tokens)
+            unsigned[_SAMPLES] += _count_of(samples)
         except Exception as error:
             self.fault(error)
-        self._hook_ns += monotonic_ns() - now
+        self._hook_ns = spent_ns + monotonic_ns() - now
 
     def end_step(self, step: int | None = None) -> None:
         """One optimizer step is done: number `step`, or one more than the last."""
         if not self.recording:
             return
         now = monotonic_ns()
+        spent_ns = self._hook_ns
         try:
-            if not self._step_batches:
-                self._batches += 1
-            self._step_batches = 0
-            self._step = self._step + 1 if step is None else step
-            self._steps += 1
+            unsigned = self._unsigned
+            step = unsigned[_STEP] + 1 if step is None else _count_of(step)
+            unsigned[_STEP] = step
+            if not self._step_has_batches:
+                unsigned[_BATCHES] += 1
+            self._step_has_batches = False
             # The active phase may have begun before this step's end: count it up to now, and go on.
             phase_ns = self._phase_ns.copy()
             phase_ns[self._phase] += now - self._since_ns
             outside_step_ns = phase_ns[INIT] + phase_ns[EVALUATION] + phase_ns[CHECKPOINT]
             duration_ns = now - self._last_step_ns - (outside_step_ns - self._outside_step_ns)
             data_ns = phase_ns[DATA]
-            bucket = bisect_left(_BOUNDS_NS, duration_ns)
-            self._duration_counts[bucket] += 1
-            self._duration_sum_ns += duration_ns
-            unsigned = self._unsigned
-            unsigned[_STEP] = self._step
-            unsigned[_BATCHES] = self._batches
-            unsigned[_STEP_DURATION_COUNTS + bucket] = self._duration_counts[bucket]
-            unsigned[_STEP_DURATION_SUM_NS] = self._duration_sum_ns
+            unsigned[_STEP_DURATION_COUNTS + bisect_left(_BOUNDS_NS, duration_ns)] += 1
+            unsigned[_STEP_DURATION_SUM_NS] += duration_ns
             unsigned[_LAST_PROGRESS_NS] = now
             unsigned[_LAST_STEP_NS] = now
-            unsigned[_HOOK_NS] = self._hook_ns
+            unsigned[_HOOK_NS] = spent_ns
             self._doubles[_DATA_SECONDS] = (data_ns - self._data_ns) / 1e9
             self._last_step_ns = now
             self._outside_step_ns = outside_step_ns
             self._data_ns = data_ns
-            gradient_norm, self._gradient_norm = self._gradient_norm, None
-            self._in_order(
-                self._apply_step,
-                gradient_norm,
-                self._step,
-                now,
-                duration_ns,
-                phase_ns,
-                self._batches,
-                self._samples,
-                self._learning_rate,
-            )
-            unsigned[_STEPS] = self._steps
+            norm, self._gradient_norm = self._gradient_norm, None
+            batches, samples = unsigned[_BATCHES], unsigned[_SAMPLES]
+            if self._deferred or norm.__class__ is _PENDING:
+                self._defer(self._apply_step, norm, step, now, duration_ns, phase_ns, batches, samples)
+            else:
+                self._apply_step(norm, step, now, duration_ns, phase_ns, batches, samples)
+            unsigned[_STEPS] += 1
             if self._must_publish:
                 self._publish()
         except Exception as error:
             self.fault(error)
-        self._hook_ns += monotonic_ns() - now
+        self._hook_ns = spent_ns + monotonic_ns() - now
 
     def skip_step(self) -> None:
         """An optimizer step was left out, by the loss scaler for example."""
@@ -298,17 +280,16 @@ class Monitor:
     @_guarded
     def expect(self, *, steps: int | None = None, epochs: float | None = None) -> None:
         """How many optimizer steps and epochs the run is to make in all."""
-        if steps is not None and steps > 0 and math.isfinite(steps):
+        if steps is not None and steps > 0 and isfinite(steps):
             self._unsigned[SLOT["steps_expected"]] = int(steps)
-        if epochs is not None and epochs > 0 and math.isfinite(epochs):
+        if epochs is not None and epochs > 0 and isfinite(epochs):
             self._doubles[SLOT["epochs_expected"]] = epochs
 
     @_guarded
     def resume(self, step: int) -> None:
         """The run takes up after optimizer step `step` of an earlier attempt."""
-        self._step = step
-        self._unsigned[_STEP] = step
-        self._unsigned[SLOT["resumed_from_step"]] = step
+        step = _count_of(step)
+        self._unsigned[_STEP] = self._unsigned[SLOT["resumed_from_step"]] = step
         self.event("resume", step=step)
 
     @_guarded
@@ -319,23 +300,24 @@ class Monitor:
 
     # --- numbers --------------------------------------------------------------------------------------
 
-    def learning_rates(self, rates: list[Number]) -> None:
+    def learning_rates(self, rates: Iterable[Number]) -> None:
         """Learning rates of the optimizer's parameter groups, up to 8; those on a device are left out."""
         if not self.recording:
             return
+        began = monotonic_ns()
+        spent_ns = self._hook_ns
         try:
-            for group, rate in enumerate(rates[: recording.LEARNING_RATE_GROUPS]):
-                if rate.__class__ is not float:
-                    rate = readback.read(rate)
-                    if not isinstance(rate, float):
-                        continue
-                self._doubles[_LEARNING_RATES + group] = rate
-                if group == 0:
-                    self._learning_rate = rate
+            doubles, deferred = self._doubles, self._deferred
+            for slot, rate in zip(_LEARNING_RATES, rates):  # noqa: B905, more groups than slots are left out
+                if rate.__class__ is float and isfinite(rate) and not deferred:
+                    doubles[slot] = rate
+                else:
+                    self._in_order(self._store, slot, readback.read_now(rate))
         except Exception as error:
             self.fault(error)
+        self._hook_ns = spent_ns + monotonic_ns() - began
 
-    def log(self, **values: Number) -> None:
+    def log(self, /, **values: Number) -> None:
         """Newest values by name.
 
         `loss` (of the step, where `batch` is not used), `learning_rate`, `gradient_norm`, `loss_scale`,
@@ -345,42 +327,51 @@ class Monitor:
         if not self.recording:
             return
         began = monotonic_ns()
-        try:
-            for name, value in values.items():
-                self._log_one(name, value)
-        except Exception as error:
-            self.fault(error)
-        self._hook_ns += monotonic_ns() - began
+        spent_ns = self._hook_ns
+        for name, value in values.items():
+            if value is not None:
+                try:
+                    self._log_one(name, value)
+                except Exception as error:
+                    self.fault(error)
+        self._hook_ns = spent_ns + monotonic_ns() - began
 
     def _log_one(self, name: str, value: Number) -> None:
-        if value is None:
-            return
-        if name == "loss":
-            self._in_order(self._apply_batch, self._number(value), None, None)
-        elif name == "learning_rate":
+        if name == "learning_rate":
             self.learning_rates([value])
-        elif name == "gradient_norm":
-            self._gradient_norm = self._number(value)
-        else:
-            slot = _LOGGED.get(name)
-            if slot is None:
-                slot = self._scalars.get(name)
-                if slot is None:
-                    slot = self._new_scalar(name)
-            number = self._number(value)
-            if slot >= 0:
+            return
+        number = value if value.__class__ is float else self._number(value)
+        if name == "gradient_norm":
+            if isinstance(self._gradient_norm, readback.Pending):
+                self._gradient_norm.abandon()
+            self._gradient_norm = number
+        elif name == "loss":
+            self._in_order(self._apply_batch, number, None, None)
+        elif name in _LOGGED:
+            self._in_order(self._store, _LOGGED[name], number)
+        elif number is not None:
+            slot = self._scalar_slot(name)
+            if slot is not None:
                 self._in_order(self._store, slot, number)
+            elif isinstance(number, readback.Pending):
+                number.abandon()
 
-    def _new_scalar(self, name: str) -> int:
+    def _scalar_slot(self, name: str) -> int | None:
+        """The slot of a user's scalar; None when it is one too many. Names that read alike share one."""
+        slot = self._scalars.get(name)
+        if slot is not None:
+            return slot
+        clean = _scalar_name(name)
+        slot = self._scalars.get(clean)
+        if slot is not None:
+            return slot
         used = len(self._scalars)
-        slot = SLOT["scalars"] + used if used < recording.SCALARS else -1
-        if slot >= 0:
-            self._scalars[name] = slot
-            clean = re.sub(r"[^A-Za-z0-9_.\-/]", "_", name)[:64]
-            self.event("scalar", name=clean, slot=used)
-        else:
+        if used == recording.SCALARS:
             self._count("hook_dropped")
-        return slot
+            return None
+        self._scalars[clean] = SLOT["scalars"] + used
+        self.event("scalar", name=clean, slot=used)
+        return SLOT["scalars"] + used
 
     @_guarded
     def evaluated(
@@ -424,7 +415,7 @@ class Monitor:
         if failure is None:
             size = 0
             if path is not None:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, TypeError, ValueError):  # of a URL or a stream: unknown
                     size = _size_bytes(Path(path))
             self._unsigned[SLOT["checkpoint_last_ns"]] = now
             self._unsigned[SLOT["checkpoint_bytes"]] = size
@@ -439,10 +430,10 @@ class Monitor:
     # --- rare things and the end ----------------------------------------------------------------------
 
     @_guarded
-    def event(self, kind: str, **fields: object) -> None:
+    def event(self, kind: str, /, **fields: object) -> None:
         """One line among the run's events. Numbers and short names only: never text of the training data."""
         assert self._recorder is not None
-        line = {"event": kind, "time_ns": monotonic_ns(), "step": self._step, **fields}
+        line = {"event": kind, "time_ns": monotonic_ns(), "step": self._unsigned[_STEP], **fields}
         try:
             written = self._recorder.event(line)
         except OSError as error:
@@ -489,12 +480,10 @@ class Monitor:
         atexit.unregister(self._at_exit)
 
     def _at_exit(self) -> None:
-        # A script that ends without saying so: the interpreter remembers what it died of.
-        error = getattr(sys, "last_value", None)
-        if isinstance(error, BaseException):
-            self.fail(error)
-        else:
-            self.finish("exit")
+        # A script that ends without saying so: the interpreter remembers what it died of. At a prompt it
+        # remembers every mistake, also those that ended nothing.
+        error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
+        self._end(error, "exit")
 
     def __enter__(self) -> Monitor:
         return self
@@ -502,8 +491,15 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, place: TracebackType | None
     ) -> None:
+        self._end(error, "completed")
+
+    def _end(self, error: BaseException | None, reason: str) -> None:
         if error is None:
-            self.finish()
+            self.finish(reason)
+        elif isinstance(error, KeyboardInterrupt):
+            self.finish("interrupted")
+        elif isinstance(error, SystemExit) and not error.code:
+            self.finish("exit")
         else:
             self.fail(error)
 
@@ -512,16 +508,23 @@ class Monitor:
     def _number(self, value: Number | None) -> float | readback.Pending | None:
         if value is None:
             return None
-        number = readback.read(value)
+        try:
+            number = readback.read(value)
+        except Exception as error:
+            self.fault(error)
+            return None
         if number is None:
             self._count("hook_dropped")
         return number
 
     def _in_order(self, apply: Callable[..., None], *values: Any) -> None:
         """Apply the values now, or after all that came before when some are on their way from a device."""
-        if not self._deferred and readback.Pending not in map(type, values):
+        if self._deferred or _PENDING in map(type, values):
+            self._defer(apply, *values)
+        else:
             apply(*values)
-            return
+
+    def _defer(self, apply: Callable[..., None], *values: Any) -> None:
         self._deferred.append((apply, values))
         self._drain()
 
@@ -529,110 +532,138 @@ class Monitor:
         """Apply what has arrived; at the end, or when too much waits, leave out what has not."""
         while self._deferred:
             apply, values = self._deferred[0]
-            complete = all(value.arrived() for value in values if isinstance(value, readback.Pending))
-            if not complete and not everything and len(self._deferred) <= _MOST_DEFERRED:
+            if len(self._deferred) <= _MOST_DEFERRED and not everything and not self._arrived(values):
                 return
             self._deferred.popleft()
-            apply(*[self._taken(value) for value in values])
+            try:
+                apply(*[self._taken(value) for value in values])
+            except Exception as error:
+                self.fault(error)
+
+    def _arrived(self, values: Iterable[Any]) -> bool:
+        try:
+            return all(value.arrived() for value in values if isinstance(value, readback.Pending))
+        except Exception as error:
+            self.fault(error)
+            return True  # nothing will come of a device that fails: `_taken` leaves it out
 
     def _taken(self, value: Any) -> Any:
         if not isinstance(value, readback.Pending):
             return value
-        if value.arrived():
-            return value.take()
+        try:
+            if value.arrived():
+                return value.take()
+            value.abandon()
+        except Exception as error:
+            self.fault(error)
         self._count("hook_dropped")
         return None
 
-    def _apply_batch(self, loss: float | None, tokens: float | None, trained_tokens: float | None) -> None:
+    def _apply_batch(self, loss: Number | None, tokens: Number | None, trained_tokens: Number | None) -> None:
         unsigned = self._unsigned
         if tokens is not None:
-            self._tokens_all += int(tokens)
-            unsigned[_TOKENS_ALL] = self._tokens_all
+            unsigned[_TOKENS_ALL] += _count_of(tokens)
         weight = 1
         if trained_tokens is not None:
-            weight = int(trained_tokens)
-            self._tokens_trained += weight
-            unsigned[_TOKENS_TRAINED] = self._tokens_trained
+            weight = _count_of(trained_tokens)
+            unsigned[_TOKENS_TRAINED] += weight
         if loss is None:
             return
-        if not math.isfinite(loss):
+        if not isfinite(loss):
             self._count("nonfinite_loss")
             return
-        self._step_loss_sum += loss * weight
+        weighted = loss * weight
+        self._step_loss_sum += weighted
         self._step_loss_weight += weight
         if trained_tokens is not None:
-            self._loss_tokens += weight
-            self._loss_token_sum += loss * weight
-            self._doubles[_LOSS_TOKEN_SUM] = self._loss_token_sum
-            unsigned[_LOSS_TOKENS] = self._loss_tokens
+            self._doubles[_LOSS_TOKEN_SUM] += weighted
+            unsigned[_LOSS_TOKENS] += weight
 
     def _apply_step(
         self,
-        gradient_norm: float | None,
+        gradient_norm: Number | None,
         step: int,
         time_ns: int,
         duration_ns: int,
         phase_ns: list[int],
         batches: int,
         samples: int,
-        learning_rate: float,
     ) -> None:
+        unsigned, doubles = self._unsigned, self._doubles
         weight = self._step_loss_weight
-        loss = self._step_loss_sum / weight if weight else math.nan
+        loss = self._step_loss_sum / weight if weight else nan
         self._step_loss_sum = 0.0
         self._step_loss_weight = 0
-        norm = math.nan if gradient_norm is None else gradient_norm
-        if gradient_norm is not None and not math.isfinite(gradient_norm):
+        if gradient_norm is None:
+            gradient_norm = nan
+        elif not isfinite(gradient_norm):
             self._count("nonfinite_gradient")
-            norm = math.nan
-        self._doubles[_LOSS] = loss
-        self._doubles[_GRADIENT_NORM] = norm
-        self._append(
-            BODY.pack(
-                step,
-                time_ns,
-                duration_ns,
-                *phase_ns,
-                batches,
-                samples,
-                self._tokens_all,
-                self._tokens_trained,
-                self._loss_tokens,
-                self._loss_token_sum,
-                loss,
-                learning_rate,
-                norm,
+            gradient_norm = nan
+        doubles[_LOSS] = loss
+        doubles[_GRADIENT_NORM] = gradient_norm
+        try:
+            self._append(
+                BODY.pack(
+                    step,
+                    time_ns,
+                    duration_ns,
+                    *phase_ns,
+                    batches,
+                    samples,
+                    unsigned[_TOKENS_ALL],
+                    unsigned[_TOKENS_TRAINED],
+                    unsigned[_LOSS_TOKENS],
+                    doubles[_LOSS_TOKEN_SUM],
+                    loss,
+                    doubles[_LEARNING_RATE],
+                    gradient_norm,
+                )
             )
-        )
+        except Exception as error:  # the record is lost; the running totals must not be
+            self.fault(error)
 
     def _apply_evaluation(self, loss: float | None, tokens: float | None, accuracy: float | None) -> None:
         doubles, best = self._doubles, self._doubles[_VALIDATION_LOSS_BEST]
         numbers: dict[str, float] = {}
-        if loss is not None and math.isfinite(loss):
+        if loss is not None and isfinite(loss):
             doubles[_VALIDATION_LOSS] = numbers["loss"] = loss
-            doubles[_VALIDATION_LOSS_BEST] = loss if math.isnan(best) else min(best, loss)
+            doubles[_VALIDATION_LOSS_BEST] = loss if isnan(best) else min(best, loss)
             self._unsigned[_VALIDATION_LOSS_TOKENS] = int(tokens or 0)
         elif loss is not None:
-            doubles[_VALIDATION_LOSS] = math.nan
+            doubles[_VALIDATION_LOSS] = nan
             self._count("nonfinite_loss")
-        if accuracy is not None and math.isfinite(accuracy):
+        if accuracy is not None and isfinite(accuracy):
             doubles[_VALIDATION_ACCURACY] = numbers["accuracy"] = accuracy
         self.event("evaluation", tokens=int(tokens or 0), **numbers)
 
     def _store(self, slot: int, value: float | None) -> None:
-        self._doubles[slot] = value if value is not None and math.isfinite(value) else math.nan
+        self._doubles[slot] = value if value is not None and isfinite(value) else nan
 
     def _count(self, slot: str) -> None:
         if self.recording:
-            self._counts[slot] = count = self._counts.get(slot, 0) + 1
-            self._unsigned[SLOT[slot]] = count
+            self._unsigned[SLOT[slot]] += 1
+
+    # --- faults of the hook ---------------------------------------------------------------------------
+
+    def guard(self, function: Callable[..., None], *arguments: Any, **keywords: Any) -> None:
+        """Call a part of the hook or of an adapter: its faults are the hook's, and so is its time."""
+        began = monotonic_ns()
+        spent_ns = self._hook_ns
+        try:
+            function(*arguments, **keywords)
+        except Exception as error:
+            self.fault(error)
+        finally:
+            self._hook_ns = spent_ns + monotonic_ns() - began  # what was counted within is part of it
 
     def fault(self, error: Exception) -> None:
         """Count a fault of the hook or of an adapter; the first is logged."""
         self._count("hook_errors")
         if not self._fault_logged:
             self._fault_logged = True
-            logger.warning("a fault in the telemetry, counted from now on: %s", error)
+            logger.warning(
+                "a fault in the telemetry, counted from now on: %s: %s", type(error).__name__, error
+            )
 
 
 class _PhaseContext:
@@ -668,6 +699,24 @@ class _StepContext:
         self._monitor.enter(OTHER)
 
 
+def _count_of(value: Number) -> int:
+    """The value as a count. Raises ValueError for a negative one, OverflowError for one without end."""
+    if value.__class__ is not int:
+        number = readback.read_now(value)
+        if number is None:
+            raise ValueError("a count on a device cannot be read without waiting for it")
+        value = int(number)
+    if value < 0:
+        raise ValueError(f"{value} is no count")
+    return value  # type: ignore[no-any-return]
+
+
+def _scalar_name(name: str) -> str:
+    """The name as METRICS wants it: at most 64 of letters, digits, `_.-/`, a letter or digit first."""
+    clean = re.sub(r"[^A-Za-z0-9_.\-/]", "_", name)
+    return (clean if clean[:1].isalnum() else f"x{clean}")[:64]
+
+
 def _size_bytes(path: Path) -> int:
     if path.is_dir():
         return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
@@ -684,6 +733,7 @@ def _place(traceback: TracebackType | None) -> str:
     return f"{Path(code.co_filename).name}:{traceback.tb_lineno} in {code.co_name}"
 
 
+_PENDING = readback.Pending
 _BATCHES, _SAMPLES, _STEPS, _STEP = SLOT["batches"], SLOT["samples"], SLOT["steps"], SLOT["step"]
 _TOKENS_ALL, _TOKENS_TRAINED = SLOT["tokens_all"], SLOT["tokens_trained"]
 _LOSS_TOKENS, _LOSS_TOKEN_SUM = SLOT["loss_tokens"], SLOT["loss_token_sum"]

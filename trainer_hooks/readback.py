@@ -13,7 +13,7 @@ _POOL_SIZE = 512
 
 
 class Pending:
-    """A number on its way from a device."""
+    """A number on its way from a device. Either `take` or `abandon` ends it, once."""
 
     __slots__ = ("_cell", "_event", "_pool")
 
@@ -23,55 +23,79 @@ class Pending:
         self._event = event
 
     def arrived(self) -> bool:
-        return bool(self._event.query())
+        """Whether it can be taken; False while a graph is captured, which a query would spoil."""
+        return not self._pool.capturing() and bool(self._event.query())
 
     def take(self) -> float:
-        """The number; call it once, after `arrived`."""
-        value = float(self._cell[0])
-        self._pool.give_back(self._cell)
+        """The number, once it has arrived."""
+        value = float(self._cell.item())
+        self._pool.free.append(self._cell)
         return value
+
+    def abandon(self) -> None:
+        """Nobody wants the number any more; its cell is not free before the copy has landed in it."""
+        self._pool.abandoned.append(self)
+
+    def reclaim(self) -> bool:
+        """Whether an abandoned number's cell could be given back."""
+        if not self.arrived():
+            return False
+        self._pool.free.append(self._cell)
+        return True
 
 
 class _PinnedPool:
     """One-element float64 cells of one pinned buffer: pinning memory is slow, so it is done once."""
 
     def __init__(self, torch: Any) -> None:
-        buffer = torch.empty(_POOL_SIZE, dtype=torch.float64, pin_memory=True)
-        self._torch = torch
-        self._free = list(buffer.split(1))
+        with torch.inference_mode(False):  # born in an evaluation, the buffer could not be written outside it
+            buffer = torch.empty(_POOL_SIZE, dtype=torch.float64, pin_memory=True)
+        self._cuda = torch.cuda
+        self.capturing = torch.cuda.is_current_stream_capturing
+        self.free = list(buffer.split(1))
+        self.abandoned: list[Pending] = []
 
     def copy(self, tensor: Any) -> Pending | None:
-        if not self._free:
-            return None
-        cell = self._free.pop()
-        with self._torch.no_grad():
-            cell.copy_(tensor.detach().reshape(1), non_blocking=True)
-        event = self._torch.cuda.Event()
-        event.record()
+        """Start the copy of a one-element tensor; None when no cell is free."""
+        value = tensor.detach().reshape(1)
+        if not self.free:
+            self.abandoned = [each for each in self.abandoned if not each.reclaim()]
+            if not self.free:
+                return None
+        cell = self.free[-1]
+        cell.copy_(value, non_blocking=True)
+        event = self._cuda.Event()
+        event.record(
+            self._cuda.current_stream(tensor.device)
+        )  # the copy runs there, whatever device is current
+        self.free.pop()
         return Pending(self, cell, event)
-
-    def give_back(self, cell: Any) -> None:
-        self._free.append(cell)
 
 
 _pool: _PinnedPool | None = None
 
 
-def read(value: Any) -> float | Pending | None:
-    """The value as a float, or on its way; None when it cannot be read now without harm.
+def read_now(value: Any) -> float | None:
+    """The value as a float; None when it cannot be read now without waiting for a device or another rank.
 
-    Takes a Python or numpy number, or a tensor of one element. Raises TypeError or ValueError for else.
+    Takes a Python or numpy number, or a tensor of one element. Raises TypeError, ValueError or RuntimeError
+    for anything else, text that spells a number included.
     """
+    if hasattr(value, "is_cpu"):  # a tensor; first, since a loss is one
+        if not value.is_cpu or hasattr(value, "to_local"):  # a DTensor's number may take a collective
+            return None
+        return float(value.item())
+    if isinstance(value, (str, bytes, bytearray)):
+        raise TypeError(f"a {type(value).__name__} is no number")
+    return float(value.item() if hasattr(value, "item") else value)
+
+
+def read(value: Any) -> float | Pending | None:
+    """The value as a float, or on its way; None when it cannot be read without harm. Raises as `read_now`."""
     global _pool
-    if isinstance(value, (float, int)):
-        return float(value)
-    if not hasattr(value, "detach"):
-        return float(value)
-    device = value.device.type
-    if device == "cpu":
-        return float(value.detach().item())
-    if device != "cuda":
-        return None  # no way is known to read it without waiting
+    number = read_now(value)
+    if number is not None or not value.is_cuda or hasattr(value, "to_local"):
+        return number
     torch = sys.modules["torch"]
     if torch.cuda.is_current_stream_capturing():
         return None  # a copy or event would become part of the graph
