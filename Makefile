@@ -1,6 +1,7 @@
 # The two commands of the README are `make demo` and `make test`; each sets up what it needs.
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
+# Tests run side by side: more than one thread each, and torch's threads would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
 
 .PHONY: demo test test-full check generate clean
 
