@@ -6,12 +6,13 @@ import logging
 import math
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Annotated
+from dataclasses import fields, replace
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import trainer_hooks
 from exporters import exposition
@@ -23,6 +24,7 @@ from exporters.runs import RunStatus
 
 logger = logging.getLogger(__name__)
 
+MOST_BODY_BYTES = 1_000_000
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -79,9 +81,36 @@ def create_app(
         body, content_type = exposition.render(exposition.gather(runners), request.headers.get("accept"))
         return Response(body, media_type=content_type)
 
+    @app.exception_handler(sqlite3.Error)
+    async def database_fails(request: Request, error: Exception) -> Response:
+        # Not a success: Alertmanager will try again.
+        logger.error("%s %s: the database cannot be used: %s", request.method, request.url.path, error)
+        return JSONResponse({"detail": f"the database cannot be used: {error}"}, status_code=503)
+
+    app.add_middleware(BodyLimit)
     app.include_router(_runs(recordings), prefix="/api/v1")
     app.include_router(_alerts(history, hosts), prefix="/api/v1")
     return app
+
+
+class BodyLimit:
+    """Refuses a body of more than MOST_BODY_BYTES before it is read whole, whatever the headers say."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        received_bytes = 0
+
+        async def receive_limited() -> Message:
+            nonlocal received_bytes
+            message = await receive()
+            received_bytes += len(message.get("body", b""))
+            if received_bytes > MOST_BODY_BYTES:
+                raise HTTPException(413, f"the body has more than {MOST_BODY_BYTES} bytes")
+            return message
+
+        await self._app(scope, receive_limited, send)
 
 
 def _runs(recordings: RecordingsCollector) -> APIRouter:
@@ -110,26 +139,20 @@ def _alerts(history: History, hosts: Sequence[str]) -> APIRouter:
     router = APIRouter()
 
     def addressed_to_us(request: Request) -> None:
-        host = request.headers.get("host", "")
+        host = request.headers.get("host", "").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if name not in hosts:
             raise HTTPException(403, f"Host {host!r} is not one of {', '.join(hosts)}")
 
-    @router.post("/alerts", dependencies=[Depends(addressed_to_us)], responses={403: {}, 503: {}})
-    def receive(notification: Annotated[Notification, ...]) -> Received:
+    @router.post("/alerts", dependencies=[Depends(addressed_to_us)], responses={403: {}, 413: {}, 503: {}})
+    def receive(notification: Notification) -> Received:
         """Alertmanager's webhook. The same alert from two Alertmanagers is one alert."""
-        try:
-            for alert in notification.alerts:
-                history.add_alert(alert)
-        except sqlite3.Error as error:
-            # Not a success: Alertmanager will try again.
-            logger.error("alerts could not be stored: %s", error)
-            raise HTTPException(503, f"alerts cannot be stored: {error}") from error
+        history.add_alerts(notification.alerts)
         for alert in notification.alerts:
             logger.info("alert %s: %s", alert.status, alert.labels.get("alertname", "?"))
         return Received(stored=len(notification.alerts))
 
-    @router.get("/alerts")
+    @router.get("/alerts", responses={503: {}})
     def alerts() -> AlertList:
         """The alerts received, the newest first."""
         return AlertList(alerts=history.alerts())
@@ -138,9 +161,8 @@ def _alerts(history: History, hosts: Sequence[str]) -> APIRouter:
 
 
 def _finite(run: RunStatus) -> RunStatus:
-    """JSON knows no infinity: a perplexity that overflowed is left out."""
-    return replace(
-        run,
-        perplexity=None if run.perplexity == math.inf else run.perplexity,
-        validation_perplexity=None if run.validation_perplexity == math.inf else run.validation_perplexity,
-    )
+    """The run without what JSON has no number for, a perplexity that overflowed for example."""
+    values = {field.name: getattr(run, field.name) for field in fields(run)}
+    infinite = [name for name, value in values.items() if isinstance(value, float) and math.isinf(value)]
+    left_out: dict[str, Any] = dict.fromkeys(infinite)
+    return replace(run, **left_out)

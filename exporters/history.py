@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC
 from pathlib import Path
 
 from exporters.alert_inbox import Alert, StoredAlert
 from exporters.recordings import Endings
+
+logger = logging.getLogger(__name__)
 
 KEPT_ALERT_SECONDS = 30 * 24 * 3600
 MOST_ALERTS_LISTED = 500
@@ -37,7 +41,8 @@ PRAGMA user_version = 1;
 class History(Endings):
     """Alerts as received, and when killed processes were last seen alive.
 
-    Every method may raise sqlite3.Error, on a full disk for example. Safe for use by several threads.
+    Opening and what concerns alerts may raise sqlite3.Error, on a full disk for example. Safe for use by
+    several threads.
     """
 
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
@@ -48,16 +53,27 @@ class History(Endings):
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.executescript(_SCHEMA)
+        self._forget_removed()
 
-    def add_alert(self, alert: Alert) -> None:
-        """Store an alert; the same one again, by fingerprint and start, is one more notification of it."""
+    def add_alerts(self, alerts: Iterable[Alert]) -> None:
+        """Store alerts, all or none; one that is known by fingerprint and start has come once more."""
         now = self._wall()
-        with self._lock:
-            self._database.execute(
+        with self._lock, self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany(
                 "INSERT INTO alerts VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT (fingerprint, starts_at) DO UPDATE "
                 "SET status = excluded.status, received_at = excluded.received_at, alert = excluded.alert, "
                 "notifications = notifications + 1",
-                (alert.fingerprint, alert.starts_at.isoformat(), alert.status, now, alert.model_dump_json()),
+                [
+                    (
+                        alert.fingerprint,
+                        alert.starts_at.astimezone(UTC).isoformat(),
+                        alert.status,
+                        now,
+                        alert.model_dump_json(),
+                    )
+                    for alert in alerts
+                ],
             )
             self._database.execute("DELETE FROM alerts WHERE received_at < ?", (now - KEPT_ALERT_SECONDS,))
 
@@ -77,17 +93,29 @@ class History(Endings):
         ]
 
     def seen_alive_ns(self, path: Path, boot_id: str) -> int:
-        with self._lock:
-            row = self._database.execute(
-                "SELECT seen_alive_ns FROM endings WHERE path = ? AND boot_id = ?", (str(path), boot_id)
-            ).fetchone()
+        try:
+            with self._lock:
+                row = self._database.execute(
+                    "SELECT seen_alive_ns FROM endings WHERE path = ? AND boot_id = ?", (str(path), boot_id)
+                ).fetchone()
+        except sqlite3.Error as error:
+            logger.error("the last sign of life of %s could not be looked up: %s", path, error)
+            return 0
         return int(row[0]) if row else 0
 
     def remember(self, path: Path, boot_id: str, monotonic_ns: int) -> None:
-        with self._lock:
-            self._database.execute(
-                "INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", (str(path), boot_id, monotonic_ns)
-            )
+        try:
+            with self._lock:
+                self._database.execute(
+                    "INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", (str(path), boot_id, monotonic_ns)
+                )
+        except sqlite3.Error as error:
+            logger.error("the last sign of life of %s could not be stored: %s", path, error)
+
+    def _forget_removed(self) -> None:
+        rows = self._database.execute("SELECT DISTINCT path FROM endings").fetchall()
+        gone = [(path,) for (path,) in rows if not Path(path).exists()]
+        self._database.executemany("DELETE FROM endings WHERE path = ?", gone)
 
     def close(self) -> None:
         with self._lock:

@@ -29,26 +29,29 @@ class Totals(NamedTuple):
 class StepWindow:
     """The steps of the last 15 minutes thinned to one a second, and the last 20 as they are."""
 
-    def __init__(self, start: Totals) -> None:
-        self._kept = deque([start])
-        self._last = deque([start], maxlen=PERPLEXITY_STEPS + 1)
+    def __init__(self) -> None:
+        self._kept: deque[Totals] = deque()
+        self._last: deque[Totals] = deque(maxlen=PERPLEXITY_STEPS + 1)
 
-    def add(self, records: Iterable[StepRecord]) -> None:
+    def add(self, records: Iterable[StepRecord], *, complete: bool = True) -> None:
+        """Take newer records; `complete` says that none is missing between those before and these."""
         for record in records:
             totals = Totals(
                 record.time_ns, record.step, record.tokens_all, record.loss_tokens, record.loss_token_sum
             )
-            if self._last[-1] is self._kept[-1] and len(self._last) == 1:
-                # The pace is that of steps: it begins with the first one, not with the process.
-                began = self._kept.pop()._replace(time_ns=record.time_ns - record.duration_ns)
-                self._kept.append(began)
-                self._last[0] = began
+            if not self._last:
+                # Measured from the start of the first step, not of the process; where the totals up to then
+                # are lost, from the end of the oldest that is left.
+                began = Totals(record.time_ns - record.duration_ns, record.step - 1, 0, 0, 0.0)
+                self._kept.append(began if complete else totals)
+                self._last.append(self._kept[0])
+                if not complete:
+                    continue
             self._last.append(totals)
             if totals.time_ns - self._kept[-1].time_ns >= _KEPT_EVERY_NS:
                 self._kept.append(totals)
-        newest_ns = self._last[-1].time_ns
         # One entry older than the window stays: it is the base the window is measured from.
-        while len(self._kept) > 1 and newest_ns - self._kept[1].time_ns >= PACE_SECONDS * 1e9:
+        while len(self._kept) > 1 and self.newest.time_ns - self._kept[1].time_ns >= PACE_SECONDS * 1e9:
             self._kept.popleft()
 
     @property
@@ -57,17 +60,23 @@ class StepWindow:
 
     def loss_sums(self) -> tuple[float, int]:
         """Σ loss·tokens and Σ tokens over the last 5 minutes or 20 steps, whichever is longer."""
+        if not self._last:
+            return 0.0, 0
         base = min(self._base(PERPLEXITY_SECONDS), self._last[0])
         return self.newest.loss_token_sum - base.loss_token_sum, self.newest.loss_tokens - base.loss_tokens
 
     def tokens_per_second(self) -> float | None:
         """Mean of the last minute; None before there is a step."""
+        if not self._last:
+            return None
         base = self._base(THROUGHPUT_SECONDS)
         seconds = (self.newest.time_ns - base.time_ns) / 1e9
         return (self.newest.tokens_all - base.tokens_all) / seconds if seconds > 0 else None
 
     def seconds_left(self, steps_expected: int, now_ns: int) -> float | None:
         """Time to the last expected step at the pace of the last 15 minutes; None while there is no pace."""
+        if not self._last:
+            return None
         base = self._base(PACE_SECONDS)
         steps = self.newest.step - base.step
         if steps <= 0 or not steps_expected:
@@ -89,8 +98,8 @@ class StepWindow:
 
 
 def perplexity(loss_token_sum: float, tokens: int) -> float | None:
-    """exp of the mean loss in nats; infinity on overflow, None without tokens."""
-    if tokens <= 0:
+    """exp of the mean loss in nats; infinity on overflow, None without tokens or where the sum is unknown."""
+    if tokens <= 0 or math.isnan(loss_token_sum):
         return None
     try:
         return math.exp(loss_token_sum / tokens)

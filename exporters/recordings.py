@@ -6,16 +6,16 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 from exporters import catalog, host_memory
 from exporters.catalog import Metric
 from exporters.collector import Histogram, Sample
-from exporters.progress import StepWindow, Totals
-from exporters.runs import RUN_STATES, Observation, RunStatus, run_status, training_perplexity
+from exporters.progress import StepWindow
+from exporters.runs import RUN_STATES, Observation, RunStatus, printable, run_status
 from trainer_hooks import recording
-from trainer_hooks.recording import EventReader, RecordingError, RecordingReader
+from trainer_hooks.recording import EventReader, RecordingError, RecordingReader, Static
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ LIFECYCLE_AFTER_END_SECONDS = 25 * 3600
 MOST_FULL_RUNS = 50
 MOST_RUNS = 200
 _HOST_MEMORY_EVERY_SECONDS = 5.0
+_CLOCK_WAS_SET_SECONDS = 0.25
 
 
 class RecordingsCollector:
@@ -51,6 +52,7 @@ class RecordingsCollector:
         self._wall = wall
         self._wall_offset_seconds = wall() - monotonic_ns() / 1e9
         self._followed: dict[Path, _Followed] = {}
+        self._nameless: list[_Followed] = []  # their files were removed while they lived
         self._skipped: dict[Path, str] = {}
         self._host_memory: dict[int, int] = {}
         self._host_memory_at = -math.inf
@@ -65,7 +67,8 @@ class RecordingsCollector:
         newest_first = sorted(statuses.values(), key=lambda status: status.started_at, reverse=True)
         self.runs = tuple(newest_first)
         details: Counter[str] = Counter(full=0, lifecycle=0, hidden=0)
-        for status in newest_first:
+        # A long training is not hidden by the many short ones that came and went beside it.
+        for status in sorted(newest_first, key=lambda status: status.ended_at is not None):
             detail = self._detail(status, details)
             details[detail] += 1
             if detail != "hidden":
@@ -78,7 +81,7 @@ class RecordingsCollector:
             yield Sample(catalog.RECORDINGS_SKIPPED, {"reason": reason}, reasons[reason])
 
     def close(self) -> None:
-        for followed in self._followed.values():
+        for followed in [*self._followed.values(), *self._nameless]:
             followed.close()
 
     # --- looking --------------------------------------------------------------------------------------
@@ -86,13 +89,14 @@ class RecordingsCollector:
     def _follow_clock(self) -> None:
         # Published times come out the same at each look, unless somebody set the clock.
         offset = self._wall() - self._monotonic_ns() / 1e9
-        if abs(offset - self._wall_offset_seconds) > 0.25:
+        if abs(offset - self._wall_offset_seconds) > _CLOCK_WAS_SET_SECONDS:
             self._wall_offset_seconds = offset
 
     def _observe(self) -> list[Observation]:
         present = {path for directory in self._directories for path in recording.find(directory)}
         for path in self._skipped.keys() - present:
             del self._skipped[path]
+        self._part_from_removed(present)
         for path in sorted(present - self._followed.keys()):
             try:
                 self._followed[path] = _Followed(RecordingReader(path))
@@ -101,19 +105,32 @@ class RecordingsCollector:
             else:
                 self._skipped.pop(path, None)
         observations = []
-        for path, followed in list(self._followed.items()):
+        for followed in [*self._followed.values(), *self._nameless]:
             try:
-                observation = followed.observe(self._monotonic_ns, self._wall_offset_seconds, self._endings)
+                observations.append(
+                    followed.observe(self._monotonic_ns, self._wall_offset_seconds, self._endings)
+                )
             except RecordingError as error:
                 self._skip(error)
-                observation = None
-            # A live one whose file was removed is followed to its end.
-            if observation is None or (path not in present and not observation.alive):
                 followed.close()
-                del self._followed[path]
-            if observation is not None:
-                observations.append(observation)
+                if followed in self._nameless:
+                    self._nameless.remove(followed)
+                else:
+                    del self._followed[followed.path]
         return observations
+
+    def _part_from_removed(self, present: Set[Path]) -> None:
+        """Forget the dead whose files are gone; follow the living among them to their end, and tell of it."""
+        long_ago = self._wall() - LIFECYCLE_AFTER_END_SECONDS
+        self._nameless = [each for each in self._nameless if each.alive or each.ended_at > long_ago]
+        for path, followed in list(self._followed.items()):
+            if path not in present or followed.was_replaced():
+                del self._followed[path]
+                if followed.alive:
+                    followed.has_name = False
+                    self._nameless.append(followed)
+                else:
+                    followed.close()
 
     def _skip(self, error: RecordingError) -> None:
         if self._skipped.get(error.path) != error.reason:
@@ -158,7 +175,8 @@ class RecordingsCollector:
         yield sample(catalog.TRAINING_SAMPLES_PROCESSED_TOTAL, live.samples)
         yield sample(catalog.TRAINING_TOKENS_PROCESSED_TOTAL, live.tokens_all, kind="all")
         yield sample(catalog.TRAINING_TOKENS_PROCESSED_TOTAL, live.tokens_trained, kind="trained")
-        yield sample(catalog.TRAINING_LOSS_TOKEN_SUM_TOTAL, live.loss_token_sum)
+        if live.loss_token_sum is not None:  # NaN in the file
+            yield sample(catalog.TRAINING_LOSS_TOKEN_SUM_TOTAL, live.loss_token_sum)
         yield sample(catalog.TRAINING_LOSS_TOKENS_TOTAL, live.loss_tokens)
         yield sample(catalog.TRAINING_NONFINITE_TOTAL, live.nonfinite_loss, what="loss")
         yield sample(catalog.TRAINING_NONFINITE_TOTAL, live.nonfinite_gradient, what="gradient")
@@ -193,8 +211,8 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
         (catalog.TRAINING_LOSS, live.loss),
         (catalog.VALIDATION_LOSS, live.validation_loss),
         (catalog.VALIDATION_LOSS_BEST, live.validation_loss_best),
-        (catalog.TRAINING_PERPLEXITY, training_perplexity(observations)),
-        (catalog.VALIDATION_PERPLEXITY, observation.validation_perplexity),
+        (catalog.TRAINING_PERPLEXITY, status.perplexity),
+        (catalog.VALIDATION_PERPLEXITY, status.validation_perplexity),
         (catalog.TRAINING_ACCURACY, live.accuracy),
         (catalog.VALIDATION_ACCURACY, live.validation_accuracy),
         (catalog.TRAINING_DATA_LOADING_TIME_SECONDS, live.data_seconds),
@@ -240,6 +258,7 @@ class Endings:
     """When each recording that has died was last seen alive (monotonic ns), by path and boot.
 
     Its phases were published up to then; a counter must not fall back to the recording's own last sign.
+    Neither method raises.
     """
 
     def seen_alive_ns(self, path: Path, boot_id: str) -> int:
@@ -252,14 +271,32 @@ class _Followed:
     """One recording with what has been read of it so far. A dead one is read once more and closed."""
 
     def __init__(self, reader: RecordingReader) -> None:
+        self.path = reader.path
+        self.has_name = True
         self._reader = reader
         self._events = EventReader(reader.path)
-        self._window = StepWindow(Totals(reader.static.start_monotonic_ns, 0, 0, 0, 0.0))
+        self._window = StepWindow()
         self._newest_record = 0
         self._reason: str | None = None
         self._scalar_names: dict[int, str] = {}
         self._seen_alive_ns = 0
         self._last: Observation | None = None
+        self._file: tuple[int, int] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was at the last look; true before the first."""
+        return self._last is None or self._last.alive
+
+    @property
+    def ended_at(self) -> float:
+        """Of a dead one: when, in unix seconds."""
+        assert self._last is not None
+        return self._last.wall(self._last.end_ns)
+
+    def was_replaced(self) -> bool:
+        """Whether the file of this name is no longer the one that was opened."""
+        return self._reader.unlinked if self.alive else _file_at(self.path) != self._file
 
     def observe(
         self, monotonic_ns: Callable[[], int], wall_offset_seconds: float, endings: Endings
@@ -267,48 +304,66 @@ class _Followed:
         if self._last is not None and not self._last.alive:
             return self._last
         reader, static = self._reader, self._reader.static
+        asked_ns = monotonic_ns()
         alive = reader.alive()  # before the values: those of a dead one are its last
         live = reader.live()
-        records, self._newest_record = reader.steps(self._newest_record)
-        if live.resumed_from_step and self._window.newest.step == 0:
-            self._window = StepWindow(Totals(static.start_monotonic_ns, live.resumed_from_step, 0, 0, 0.0))
-        self._window.add(records)
-        for event in self._events.new():
-            self._take(event)
-        if static.boot_id != recording.boot_id():
-            wall_offset_seconds = (static.start_wall_ns - static.start_monotonic_ns) / 1e9
+        records, newest = reader.steps(self._newest_record)
+        self._window.add(records, complete=newest - self._newest_record == len(records))
+        self._newest_record = newest
+        if self.has_name:
+            for event in self._events.new():
+                self._take(event)
         if alive:
-            self._seen_alive_ns = now_ns = monotonic_ns()
+            self._seen_alive_ns = asked_ns
+        elif self._seen_alive_ns == 0:
+            self._seen_alive_ns = endings.seen_alive_ns(self.path, static.boot_id)
         elif live.outcome == recording.RUNNING:
-            seen_ns = self._seen_alive_ns or endings.seen_alive_ns(reader.path, static.boot_id)
-            now_ns = max(seen_ns, live.last_sign_ns)
-            endings.remember(reader.path, static.boot_id, now_ns)
-        else:
-            now_ns = live.end_ns
+            endings.remember(self.path, static.boot_id, self._seen_alive_ns)
         self._last = Observation(
             static=static,
             attempt=reader.attempt,
             live=live,
             alive=alive,
-            now_ns=now_ns,
-            wall_offset_seconds=wall_offset_seconds,
+            now_ns=max(self._seen_alive_ns, live.last_sign_ns),
+            wall_offset_seconds=_wall_offset_seconds(static, wall_offset_seconds),
             window=self._window,
             reason=self._reason,
             scalar_names=self._scalar_names,
         )
         if not alive:
             reader.close()
+            self._file = _file_at(self.path)
         return self._last
 
     def _take(self, event: dict[str, object]) -> None:
         match event:
             case {"event": "scalar", "name": str(name), "slot": int(slot)}:
-                self._scalar_names[slot] = name
+                self._scalar_names[slot] = printable(name)
             case {"event": "finish", "reason": str(reason)} | {"event": "fail", "type": str(reason)}:
-                self._reason = reason
+                self._reason = printable(reason)
 
     def close(self) -> None:
         self._reader.close()
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """What tells a dead recording from another under its name: inode and time of the last change, in ns."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _wall_offset_seconds(static: Static, clocks_offset_seconds: float) -> float:
+    """What turns monotonic seconds of a recording into unix time.
+
+    Its own pair of clocks, so that times come out alike in every service and after its restart; the clocks
+    of now where somebody has set them since.
+    """
+    own = (static.start_wall_ns - static.start_monotonic_ns) / 1e9
+    was_set = abs(clocks_offset_seconds - own) > _CLOCK_WAS_SET_SECONDS
+    return clocks_offset_seconds if was_set and static.boot_id == recording.boot_id() else own
 
 
 def _newest_by_run(observations: Iterable[Observation]) -> dict[str, list[Observation]]:

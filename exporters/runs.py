@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -137,10 +138,9 @@ def run_status(observations: Sequence[Observation], stall_after_seconds: float) 
 
     It is as bad as its worst rank of the newest attempt, and over when that one is.
     """
-    ranks = tuple(rank_status(each, stall_after_seconds) for each in observations)
-    attempt = max(rank.attempt for rank in ranks)
-    current = [rank for rank in ranks if rank.attempt == attempt]
-    state = min((rank.state for rank in current), key=_WORST_FIRST.index)
+    current = _of_newest_attempt(observations)
+    current_ranks = [rank_status(each, stall_after_seconds) for each in current]
+    state = min((rank.state for rank in current_ranks), key=_WORST_FIRST.index)
     first = observations[0]
     live = first.live
     eta = (
@@ -151,10 +151,10 @@ def run_status(observations: Sequence[Observation], stall_after_seconds: float) 
     return RunStatus(
         run=first.static.run,
         state=state,
-        reason=next((each.reason for each in observations if each.reason), None),
-        attempt=attempt,
-        started_at=min(rank.started_at for rank in current),
-        ended_at=max((rank.ended_at or 0.0 for rank in current), default=0.0) if state in OVER else None,
+        reason=next((each.reason for each in current if each.reason), None),
+        attempt=max(each.attempt for each in current),
+        started_at=min(each.started_at for each in current),
+        ended_at=max(rank.ended_at or 0.0 for rank in current_ranks) if state in OVER else None,
         step=live.step,
         steps_expected=live.steps_expected or None,
         resumed_from_step=live.resumed_from_step or None,
@@ -162,21 +162,45 @@ def run_status(observations: Sequence[Observation], stall_after_seconds: float) 
         epochs_expected=live.epochs_expected,
         progress_ratio=min(1.0, live.step / live.steps_expected) if live.steps_expected else None,
         eta_seconds=eta,
-        tokens_per_second=_sum_known(each.window.tokens_per_second() for each in observations)
+        tokens_per_second=_sum_known(each.window.tokens_per_second() for each in current)
         if state == "running"
         else None,
         loss=live.loss,
-        perplexity=training_perplexity(observations),
+        perplexity=_training_perplexity(current),
         validation_loss=live.validation_loss,
         validation_loss_best=live.validation_loss_best,
         validation_perplexity=first.validation_perplexity,
         world_size=first.static.world_size,
-        info=dict(first.static.info),
-        ranks=ranks,
+        info={label_name(key): printable(value) for key, value in first.static.info.items()},
+        ranks=tuple(rank_status(each, stall_after_seconds) for each in observations),
     )
 
 
-def training_perplexity(observations: Sequence[Observation]) -> float | None:
+def _of_newest_attempt(observations: Sequence[Observation]) -> list[Observation]:
+    """Those that were not over before the newest attempt began.
+
+    Ranks count their attempts each for itself: one that died before it could record is an attempt behind.
+    """
+    latest = max(observations, key=lambda each: each.started_at)
+    return [
+        each
+        for each in observations
+        if each.attempt == latest.attempt or each.alive or each.wall(each.end_ns) > latest.started_at
+    ]
+
+
+def label_name(key: str) -> str:
+    """The key with every character a label's name could not bear replaced by an underscore."""
+    clean = re.sub(r"[^A-Za-z0-9_]", "_", key)
+    return clean if clean[:1].isalpha() else f"x{clean}"
+
+
+def printable(text: str) -> str:
+    """The text with what UTF-8 cannot hold replaced: a name of a file may be any bytes."""
+    return text.encode(errors="replace").decode()
+
+
+def _training_perplexity(observations: Sequence[Observation]) -> float | None:
     """Token-weighted over the ranks; None when the loss is not plain cross-entropy."""
     if not observations[0].cross_entropy:
         return None

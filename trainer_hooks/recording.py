@@ -634,14 +634,13 @@ class RecordingReader:
 
     def live(self) -> Live:
         """The live block, its phases taken at one moment."""
-        phase_at = self._live_offset + 8 * _positions(self._live_slots)["phase_word"]
-        for _ in range(10):
+        phase_at = 8 * _positions(self._live_slots)["phase_word"]
+        for _ in range(20):
             raw = self._read(self._live_struct.size, self._live_offset)
-            values = self._live_struct.unpack(raw)
-            live = Live(**_by_name(self._live_slots, values, _LIVE_NAMES, unknown=None))
-            if NUMBER.unpack(self._read(8, phase_at))[0] == live.phase_word:
+            if self._read(8, self._live_offset + phase_at) == raw[phase_at : phase_at + 8]:
                 break
-        return live
+        values = self._live_struct.unpack(raw)
+        return Live(**_by_name(self._live_slots, values, _LIVE_NAMES, unknown=None))
 
     def steps(self, after: int = 0) -> tuple[list[StepRecord], int]:
         """The step records numbered above `after` that are still there, oldest first, and the newest number.

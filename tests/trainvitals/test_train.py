@@ -72,7 +72,7 @@ def test_a_training_prints_the_perplexity_before_and_after(corpus: Path, tmp_pat
     result = run("--data", corpus, "--max-steps", "2", "--run", "a")
     assert result.exit_code == 0, result.output
     assert "corpus.jsonl: 200 conversations, 200 used" in result.stdout
-    assert "run a: 2 steps, perplexity " in result.stdout.splitlines()[-1]
+    assert "run a: 2 steps, validation perplexity " in result.stdout.splitlines()[-1]
     assert (tmp_path / "checkpoints" / "a" / "step-2.ckpt").exists()
 
 

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from exporters.progress import StepWindow
+from exporters.runs import Observation, State, label_name, printable, run_status
+from trainer_hooks.recording import FAILED, FINISHED, RUNNING, Live, Static
+
+SECOND = 10**9
+NOW_NS = 1000 * SECOND
+
+
+def observed(
+    *,
+    rank: int = 0,
+    attempt: int = 1,
+    started_seconds: int = 100,
+    progress_seconds: int = 990,
+    alive: bool = True,
+    reason: str | None = None,
+    info: Mapping[str, str] | None = None,
+    **live: Any,
+) -> Observation:
+    """A rank at monotonic second 1000; unix time is 50,000 seconds more."""
+    started_ns = started_seconds * SECOND
+    static = Static(
+        run="a-run",
+        node="here",
+        rank=rank,
+        local_rank=rank,
+        world_size=2,
+        pid=1,
+        process_start_ticks=1,
+        pid_namespace=1,
+        boot_id="boot",
+        start_monotonic_ns=started_ns,
+        start_wall_ns=started_ns,
+        hook_version="0",
+        info=info or {},
+    )
+    return Observation(
+        static=static,
+        attempt=attempt,
+        live=Live(phase_word=started_ns & ~15, last_progress_ns=progress_seconds * SECOND, **live),
+        alive=alive,
+        now_ns=NOW_NS,
+        wall_offset_seconds=50_000.0,
+        window=StepWindow(),
+        reason=reason,
+        scalar_names={},
+    )
+
+
+RANK_STATES: dict[State, dict[str, Any]] = {
+    "running": {},
+    "stalled": {"progress_seconds": 900},
+    "finished": {"alive": False, "outcome": FINISHED, "end_ns": 995 * SECOND},
+    "failed": {"alive": False, "outcome": FAILED, "end_ns": 995 * SECOND},
+    "killed": {"alive": False, "outcome": RUNNING},
+}
+
+
+@pytest.mark.parametrize("state", RANK_STATES)
+def test_the_state_of_a_run_of_one_rank_is_that_of_the_rank(state: State) -> None:
+    status = run_status([observed(**RANK_STATES[state])], stall_after_seconds=60)
+
+    assert status.state == status.ranks[0].state == state
+    assert (status.ended_at is None) == (state in ("running", "stalled"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "run"),
+    [
+        ("running", "finished", "running"),
+        ("running", "stalled", "stalled"),
+        ("finished", "stalled", "stalled"),
+        ("stalled", "failed", "failed"),
+        ("finished", "failed", "failed"),
+        ("failed", "killed", "killed"),
+        ("running", "killed", "killed"),
+    ],
+)
+def test_of_two_ranks_the_worse_one_decides(first: State, second: State, run: State) -> None:
+    for states in ((first, second), (second, first)):
+        ranks = [observed(rank=rank, **RANK_STATES[state]) for rank, state in enumerate(states)]
+        assert run_status(ranks, stall_after_seconds=60).state == run
+
+
+def test_a_run_ends_with_its_last_rank_and_began_with_its_first() -> None:
+    status = run_status(
+        [
+            observed(rank=0, started_seconds=100, **RANK_STATES["finished"]),
+            observed(rank=1, started_seconds=103, alive=False, outcome=FINISHED, end_ns=999 * SECOND),
+        ],
+        stall_after_seconds=60,
+    )
+
+    assert (status.started_at, status.ended_at) == (50_100, 50_999)
+
+
+def test_a_killed_rank_ended_at_its_last_sign_of_life() -> None:
+    status = run_status([observed(progress_seconds=950, alive=False)], stall_after_seconds=60)
+
+    assert status.ended_at == 50_950
+
+
+def test_a_silent_rank_says_for_how_long_and_a_dead_one_does_not() -> None:
+    (alive,) = run_status([observed(progress_seconds=900)], 60).ranks
+    (dead,) = run_status([observed(progress_seconds=900, alive=False)], 60).ranks
+
+    assert (alive.silent_seconds, dead.silent_seconds) == (100, 0)
+
+
+def test_an_old_recording_of_a_rank_is_listed_and_has_no_say() -> None:
+    """Rank 1 belongs to an attempt that was over when rank 0 began the newest one."""
+    status = run_status(
+        [
+            observed(rank=0, attempt=2, started_seconds=500),
+            observed(rank=1, attempt=1, progress_seconds=400, alive=False, reason="OutOfMemoryError"),
+        ],
+        stall_after_seconds=60,
+    )
+
+    assert (status.state, status.reason, status.attempt, status.started_at) == ("running", None, 2, 50_500)
+    assert [rank.state for rank in status.ranks] == ["running", "killed"]
+
+
+def test_a_rank_that_is_an_attempt_behind_counts_when_it_lived_in_the_newest() -> None:
+    status = run_status(
+        [
+            observed(rank=0, attempt=2, started_seconds=500),
+            observed(rank=1, attempt=1, started_seconds=499, progress_seconds=900, alive=False),
+        ],
+        stall_after_seconds=60,
+    )
+
+    assert (status.state, status.attempt) == ("killed", 2)
+
+
+def test_progress_is_the_share_of_the_steps_and_never_more_than_all() -> None:
+    half, over, unknown = (
+        run_status([observed(step=step, steps_expected=expected)], 60)
+        for step, expected in ((50, 100), (120, 100), (50, 0))
+    )
+
+    assert (half.progress_ratio, half.steps_expected) == (0.5, 100)
+    assert over.progress_ratio == 1.0
+    assert (unknown.progress_ratio, unknown.steps_expected) == (None, None)
+
+
+def test_validation_perplexity_needs_the_tokens_behind_the_loss() -> None:
+    entropy = {"loss_kind": "cross_entropy"}
+    counted = run_status([observed(info=entropy, validation_loss=0.0, validation_loss_tokens=5)], 60)
+    uncounted = run_status([observed(info=entropy, validation_loss=0.0)], 60)
+
+    assert (counted.validation_perplexity, uncounted.validation_perplexity) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("model", "model"),
+        ("learning rate", "learning_rate"),
+        ("7b", "x7b"),
+        ("__name__", "x__name__"),
+        ("", "x"),
+    ],
+)
+def test_a_key_becomes_the_name_of_a_label(key: str, name: str) -> None:
+    assert label_name(key) == name
+
+
+def test_text_that_utf8_cannot_hold_is_replaced() -> None:
+    assert printable("naïve") == "naïve"
+    assert printable("model-\udcff") == "model-?"

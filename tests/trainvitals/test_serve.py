@@ -1,0 +1,320 @@
+"""`trainvitals serve` as a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporters.catalog import CATALOG
+from tests import fake_nvml
+from tests.exporters.trainers import Trainer, small_recording
+from tests.trainer_hooks.processes import environment, wait_until
+from trainer_hooks.recording import FINISHED
+
+REPOSITORY = Path(__file__).parents[2]
+
+Page = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+class Service:
+    """A running `trainvitals serve`."""
+
+    def __init__(self, folder: Path, *options: str, listen: str = "127.0.0.1:0", **variables: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log_path = folder / "service.log"
+        self._log = self.log_path.open("a")
+        state = () if "--state" in options else ("--state", str(folder / "history.db"))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "trainvitals", "serve", "--listen", listen, *state, *options],
+            cwd=REPOSITORY,
+            env=environment(**variables),
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.first_line = self.process.stdout.readline()
+        self.url = self.first_line.removeprefix("trainvitals: ").strip()
+        assert self.url.startswith("http://"), self.log
+        self.client = httpx.Client(base_url=self.url, timeout=20)
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def wait_until_ready(self) -> Service:
+        wait_until(lambda: self.client.get("/ready").status_code == 200)
+        return self
+
+    def page(self) -> Page:
+        """Every line of /metrics."""
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(self.client.get("/metrics").text)
+            for sample in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.page().get((name, tuple(sorted(labels.items()))))
+
+    def run(self, run: str) -> dict[str, Any]:
+        answer = self.client.get(f"/api/v1/runs/{run}")
+        return dict(answer.json()) if answer.status_code == 200 else {"state": None}
+
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def close(self) -> None:
+        self.client.close()
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._log.close()
+
+
+@pytest.fixture
+def services() -> Iterator[list[Service]]:
+    """Those that are put in here are ended with the test."""
+    started: list[Service] = []
+    yield started
+    for service in started:
+        service.close()
+
+
+def serve(*options: str) -> subprocess.CompletedProcess[str]:
+    """The command to its own end."""
+    return subprocess.run(
+        [sys.executable, "-m", "trainvitals", "serve", *options],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+# --- where it listens ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield int(listener.getsockname()[1])
+
+
+def test_a_port_in_use_is_named_with_the_option_that_chooses_another(taken_port: int, tmp_path: Path) -> None:
+    done = serve("--listen", f"127.0.0.1:{taken_port}", "--state", str(tmp_path / "history.db"))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"trainvitals serve: port {taken_port} of 127.0.0.1 cannot be used (Address already in use); "
+        "choose another with --listen 127.0.0.1:PORT (0 takes a free one)\n"
+    )
+    assert not (tmp_path / "history.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("listen", "message"),
+    [
+        ("0.0.0.0:8003", "--listen 0.0.0.0:8003 is not a loopback address"),
+        ("example.org:8003", "--listen example.org:8003 is not a loopback address"),
+        ("8003", "--listen 8003 is not HOST:PORT; for example --listen 127.0.0.1:8003"),
+        ("127.0.0.1:http", "--listen 127.0.0.1:http is not HOST:PORT"),
+        ("127.0.0.1:65536", "--listen 127.0.0.1:65536 is not HOST:PORT"),
+    ],
+)
+def test_an_address_that_will_not_do_is_refused(
+    listen: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainvitals.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--listen", listen])
+
+    assert ended.value.code == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_database_that_cannot_be_opened_is_named_with_the_option_that_chooses_another(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a-file").touch()
+
+    done = serve("--listen", "127.0.0.1:0", "--state", str(tmp_path / "a-file" / "history.db"))
+
+    assert done.returncode == 1
+    assert f"the database {tmp_path}/a-file/history.db cannot be opened" in done.stderr
+    assert "choose another with --state PATH" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- a machine without a driver -----------------------------------------------------------------------
+
+
+def test_without_a_driver_everything_but_the_gpus_works_and_it_says_so(
+    services: list[Service], tmp_path: Path
+) -> None:
+    """The directory of the recordings comes into being while the service runs."""
+    services.append(service := Service(tmp_path, "--dir", str(tmp_path / "later" / "recordings")))
+
+    assert service.first_line.startswith("trainvitals: http://127.0.0.1:")
+    service.wait_until_ready()
+    assert service.client.get("/health").json()["status"] == "ok"
+    if service.value("trainvitals_collector_success", collector="gpu") == 1:
+        pytest.skip("this machine has a GPU")
+    small_recording(tmp_path / "later" / "recordings", "a-run")
+    wait_until(lambda: service.run("a-run")["state"] == "running")
+
+    page = service.page()
+    assert page["trainvitals_collector_success", (("collector", "gpu"),)] == 0
+    assert page["trainvitals_collector_success", (("collector", "recordings"),)] == 1
+    assert not [name for name, _ in page if name.startswith("nvidia_")]
+    lines = [line for line in service.log.splitlines() if "collector gpu" in line]
+    assert len(lines) == 1
+    assert "NVIDIA" in lines[0] or "NVML" in lines[0]
+    assert "Traceback" not in service.log
+
+
+def test_simulated_gpus_say_in_their_names_that_they_are_not_real(
+    services: list[Service], tmp_path: Path
+) -> None:
+    """It answers under an IPv6 address, and ends with status 0 when it is told to."""
+    services.append(
+        service := Service(
+            tmp_path, "--dir", str(tmp_path / "recordings"), "--simulate-gpus", "2", listen="[::1]:0"
+        ).wait_until_ready()
+    )
+    assert service.url.startswith("http://[::1]:")
+
+    page = service.page()
+    names = [dict(labels)["name"] for name, labels in page if name == "nvidia_gpu_info"]
+    assert len(names) == 2
+    assert all("Simulated" in name for name in names)
+    assert page["nvidia_gpu_devices", ()] == 2
+    answer = service.client.post("/api/v1/alerts", json={})
+    assert answer.status_code == 422, "the Host header [::1] is ours"
+
+    began = time.monotonic()
+    assert service.terminate() == 0
+    print(f"SIGTERM to the end: {time.monotonic() - began:.2f} s")
+    assert "Traceback" not in service.log
+
+
+def test_ctrl_c_ends_it_without_a_word_of_complaint(services: list[Service], tmp_path: Path) -> None:
+    services.append(service := Service(tmp_path, "--dir", str(tmp_path)).wait_until_ready())
+
+    assert service.terminate(signal.SIGINT) == 0
+    assert "Traceback" not in service.log
+    assert "Abort" not in service.log
+
+
+def test_a_driver_that_hangs_holds_up_neither_a_scrape_nor_the_end(
+    services: list[Service], tmp_path: Path
+) -> None:
+    fake_nvml.build(tmp_path)
+    os.mkfifo(tmp_path / "control")  # opening it waits for ever
+    services.append(
+        service := Service(
+            tmp_path,
+            *("--dir", str(tmp_path / "recordings")),
+            **{"LD_LIBRARY_PATH": str(tmp_path), fake_nvml.CONTROL_VARIABLE: str(tmp_path / "control")},
+        )
+    )
+    small_recording(tmp_path / "recordings", "a-run")
+    wait_until(lambda: service.run("a-run")["state"] == "running")
+    assert service.client.get("/ready").json() == {"ready": False, "waiting_for": ["gpu"]}
+
+    began = time.monotonic()
+    service.client.get("/metrics")
+    scrape_seconds = time.monotonic() - began
+    began = time.monotonic()
+    status = service.terminate()
+    end_seconds = time.monotonic() - began
+
+    print(f"beside a driver that hangs: scrape {scrape_seconds * 1000:.0f} ms, end {end_seconds:.1f} s")
+    assert scrape_seconds < 1
+    assert status == 0
+    assert end_seconds < 10
+    assert "Traceback" not in service.log
+
+
+# --- runs, kills, restarts ----------------------------------------------------------------------------
+
+
+def test_a_kill_is_known_within_5_seconds_by_every_service_of_the_node(
+    services: list[Service], tmp_path: Path
+) -> None:
+    recordings = tmp_path / "recordings"
+    for name in ("one", "two"):
+        services.append(Service(tmp_path / name, "--dir", str(recordings)))
+    with Trainer(recordings) as trainer:
+        trainer.do("steps(3)")
+        for service in services:
+            wait_until(lambda service=service: service.run("a-run")["state"] == "running")  # type: ignore[misc]
+
+        killed_at = time.monotonic()
+        trainer.kill()
+        for service in services:
+            wait_until(lambda service=service: service.run("a-run")["state"] == "killed")  # type: ignore[misc]
+        seconds = time.monotonic() - killed_at
+
+    print(f"killed is known after {seconds:.2f} s")
+    assert seconds < 5
+    first, second = (service.page() for service in services)
+    lifecycle = {name for name, metric in CATALOG.items() if metric.lifecycle}
+    assert {key: number for key, number in first.items() if key[0] in lifecycle} == {
+        key: number for key, number in second.items() if key[0] in lifecycle
+    }
+
+
+def is_counter(name: str) -> bool:
+    return name.endswith("_total") or name.startswith("training_step_duration_seconds_")
+
+
+def test_a_restart_loses_no_run_and_no_counter_falls(services: list[Service], tmp_path: Path) -> None:
+    """The service is killed, not asked; one run lives on, one was finished, one was killed."""
+    recordings = tmp_path / "recordings"
+    services.append(before_kill := Service(tmp_path, "--dir", str(recordings)))
+    with Trainer(recordings, "alive") as alive, Trainer(recordings, "killed") as killed:
+        small_recording(recordings, "finished").close(FINISHED, time.monotonic_ns())
+        for trainer in (alive, killed):
+            trainer.do("steps(3)")
+        wait_until(lambda: before_kill.run("killed").get("step") == 3)
+        time.sleep(1.2)  # silent, yet seen alive in one more look
+        killed.kill()
+        wait_until(lambda: before_kill.run("killed")["state"] == "killed")
+        before, killed_before = before_kill.page(), before_kill.run("killed")
+        before_kill.terminate(signal.SIGKILL)
+        alive.do("steps(4)")
+
+        services.append(after_kill := Service(tmp_path, "--dir", str(recordings)).wait_until_ready())
+        after = after_kill.page()
+        known = {run["run"]: run["state"] for run in after_kill.client.get("/api/v1/runs").json()["runs"]}
+        killed_after = after_kill.run("killed")
+
+    assert known == {"alive": "running", "finished": "finished", "killed": "killed"}
+    fell = {
+        key: (was, after.get(key)) for key, was in before.items() if is_counter(key[0]) and after[key] < was
+    }
+    assert fell == {}
+    assert after["training_steps_total", (("rank", "0"), ("run", "alive"))] == 7
+    assert killed_after == killed_before
+    end = "training_run_end_timestamp_seconds", (("run", "killed"),)
+    assert after[end] == before[end]
+    assert "Traceback" not in after_kill.log
