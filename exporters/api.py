@@ -28,6 +28,11 @@ MOST_BODY_BYTES = 1_000_000
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
+class Index(BaseModel):
+    trainvitals: str
+    paths: list[str]
+
+
 class Health(BaseModel):
     status: str
     version: str
@@ -62,6 +67,11 @@ def create_app(
     that resolves to this machine is refused.
     """
     app = FastAPI(title="trainvitals", version=trainer_hooks.__version__, docs_url=None, redoc_url=None)
+
+    @app.get("/")
+    def index() -> Index:
+        """What there is to ask."""
+        return Index(trainvitals=trainer_hooks.__version__, paths=sorted(app.openapi()["paths"]))
 
     @app.get("/health")
     def health() -> Health:

@@ -88,6 +88,13 @@ def notification(*names: str, status: str = "firing", **alert: Any) -> dict[str,
 # --- life and metrics ---------------------------------------------------------------------------------
 
 
+def test_the_root_names_what_there_is_to_ask(service: Service) -> None:
+    answer = service.client.get("/")
+
+    assert answer.status_code == 200
+    assert {"/metrics", "/health", "/ready", "/api/v1/runs", "/api/v1/alerts"} <= set(answer.json()["paths"])
+
+
 def test_health_tells_the_version(service: Service) -> None:
     answer = service.client.get("/health")
 
