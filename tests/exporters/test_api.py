@@ -478,6 +478,7 @@ def test_the_api_describes_itself(service: Service) -> None:
     description = service.client.get("/openapi.json").json()
 
     assert description["paths"].keys() == {
+        "/",
         "/health",
         "/ready",
         "/metrics",
