@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +16,8 @@ NEEDED_FREE_BYTES = 256 << 20  # filling a container's /dev/shm kills DataLoader
 KEPT_SECONDS = 26 * 3600
 KEPT_RUNS = 20
 MOST_RUNS = 200
+# Recordings, their events, and what a recorder that died while it opened has left.
+_RECORDERS_FILE = re.compile(r"\.?rank-\d{1,7}\.\d{1,7}\.(steps|events\.jsonl|[0-9a-f]{8}\.tmp)")
 
 
 def candidates() -> list[Path]:
@@ -68,7 +70,8 @@ def _usable(directory: Path) -> bool:
     if not os.access(directory, os.W_OK | os.X_OK):
         return False
     # In a directory all may write, another user could have laid this one out for us.
-    return directory.parent != Path("/dev/shm") or directory.stat().st_uid == os.getuid()
+    found = directory.lstat()
+    return directory.parent != Path("/dev/shm") or (S_ISDIR(found.st_mode) and found.st_uid == os.getuid())
 
 
 def _is_tmpfs(directory: Path) -> bool:
@@ -81,7 +84,7 @@ def _free_bytes(directory: Path) -> int:
 
 
 def prune(directory: Path, *, now: float | None = None) -> list[str]:
-    """Remove this user's old runs and return their names.
+    """Remove this user's old runs and return their names; what is no recording is never touched.
 
     A run goes when it has ended, gave its last sign over 26 hours ago and is not among the newest 20; beyond
     the newest 200 an ended run goes at any age. `now` is wall time in seconds.
@@ -91,40 +94,57 @@ def prune(directory: Path, *, now: float | None = None) -> list[str]:
     with contextlib.suppress(OSError):
         for folder in directory.iterdir():
             with contextlib.suppress(OSError, recording.RecordingError):
-                if recording.NAME_PATTERN.fullmatch(folder.name) and S_ISDIR(folder.lstat().st_mode):
-                    runs.append((_last_sign(folder), folder))
+                files = _files(folder)
+                if files:
+                    runs.append((_last_sign(files), folder, files))
     runs.sort(reverse=True)
     removed = []
-    for position, (last_sign, folder) in enumerate(runs):
+    for position, (last_sign, folder, files) in enumerate(runs):
         old = now - last_sign > KEPT_SECONDS and position >= KEPT_RUNS
         with contextlib.suppress(OSError):  # another rank may be removing the same one
-            if (old or position >= MOST_RUNS) and _is_ours(folder) and not _has_life(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+            if (old or position >= MOST_RUNS) and _is_ours(folder) and not _has_life(files):
+                _remove(folder, files)
                 removed.append(folder.name)
     return removed
 
 
-def _last_sign(folder: Path) -> float:
+def _files(folder: Path) -> list[Path]:
+    """The recordings' files in a folder; none when it is not that of a run."""
+    if not recording.NAME_PATTERN.fullmatch(folder.name) or not S_ISDIR(folder.lstat().st_mode):
+        return []
+    nodes = [node for node in folder.iterdir() if S_ISDIR(node.lstat().st_mode)]
+    return [path for node in nodes for path in node.iterdir() if _RECORDERS_FILE.fullmatch(path.name)]
+
+
+def _remove(folder: Path, files: list[Path]) -> None:
+    for path in files:
+        path.unlink(missing_ok=True)
+    for empty in (*{path.parent for path in files}, folder):
+        with contextlib.suppress(OSError):  # it holds what is not ours
+            empty.rmdir()
+
+
+def _last_sign(files: list[Path]) -> float:
     """Wall time in seconds of a run's last sign of life: a store into a mapping does not show in a file's."""
-    times = [path.stat().st_mtime for path in folder.rglob("*")]
-    for reader in _readers(folder):
+    times = [path.lstat().st_mtime for path in files]
+    for reader in _readers(files):
         static = reader.static
         elapsed_ns = reader.live().last_sign_ns - static.start_monotonic_ns
         times.append((static.start_wall_ns + elapsed_ns) / 1e9)
-    return max(times, default=folder.stat().st_mtime)
+    return max(times)
 
 
 def _is_ours(folder: Path) -> bool:
-    return folder.stat().st_uid == os.getuid()
+    return folder.lstat().st_uid == os.getuid()
 
 
-def _has_life(folder: Path) -> bool:
-    return any(reader.alive() for reader in _readers(folder))
+def _has_life(files: list[Path]) -> bool:
+    return any(reader.alive() for reader in _readers(files))
 
 
-def _readers(folder: Path) -> Iterator[recording.RecordingReader]:
+def _readers(files: list[Path]) -> Iterator[recording.RecordingReader]:
     """Readers of a run's recordings, each open until the next; those that cannot be read are passed over."""
-    for path in folder.glob("*/rank-*.steps"):
+    for path in files:
         with (
             contextlib.suppress(recording.RecordingError),
             contextlib.closing(recording.RecordingReader(path)) as reader,

@@ -25,9 +25,11 @@ def runs_of_age(parent: Path, count: int, age_seconds: float, name: str = "run")
     """Folders of runs that ended this long ago, the first the longest."""
     names = [f"{name}-{number:03}" for number in range(count)]
     for position, each in enumerate(names):
-        (parent / each).mkdir()
+        events = parent / each / "node" / "rank-0.1.events.jsonl"
+        events.parent.mkdir(parents=True)
+        events.touch()
         ended_at = time.time() - age_seconds + position
-        os.utime(parent / each, (ended_at, ended_at))
+        os.utime(events, (ended_at, ended_at))
     return names
 
 
@@ -129,13 +131,18 @@ def test_a_recorder_takes_the_first_tmpfs_with_room_then_what_can_be_written(tmp
     ]
 
 
+@pytest.mark.parametrize("as_link", [False, True])
 def test_a_directory_in_shared_memory_that_another_user_made_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, as_link: bool
 ) -> None:
     victim = 1_000_000 + secrets.randbelow(1_000_000)
     planted = Path(f"/dev/shm/trainvitals-{victim}")
+    own = tmp_path / "own"  # what a planted link would lead to: a folder of the victim's
+    own.mkdir()
+    if os.geteuid() == 0:
+        os.chown(own, victim, -1)
     try:
-        planted.mkdir()
+        planted.symlink_to(own) if as_link else planted.mkdir()
     except OSError:
         pytest.skip("needs a /dev/shm")
     try:
@@ -147,7 +154,7 @@ def test_a_directory_in_shared_memory_that_another_user_made_is_not_used(
         assert planted in directory.candidates()
         assert directory.choose_directory() != planted
     finally:
-        shutil.rmtree(planted)
+        planted.unlink() if as_link else shutil.rmtree(planted)
 
 
 def test_old_runs_beyond_the_newest_20_are_removed(tmp_path: Path) -> None:
@@ -231,6 +238,28 @@ def test_what_is_no_run_stays_and_does_not_count(tmp_path: Path) -> None:
     assert (elsewhere / "precious").exists()
     assert prune(tmp_path / "absent") == []
     assert last[0] in before
+
+
+def test_folders_that_are_no_runs_are_never_touched_however_old(tmp_path: Path) -> None:
+    for number in range(MOST_RUNS + KEPT_RUNS):
+        project = tmp_path / f"project-{number}" / "node"
+        project.mkdir(parents=True)
+        (project / "thesis.txt").touch()
+        os.utime(project / "thesis.txt", (0, 0))
+    before = sorted(tmp_path.rglob("*"))
+
+    assert prune(tmp_path) == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_somebody_put_beside_a_recording_stays(tmp_path: Path) -> None:
+    (oldest, *_) = runs_of_age(tmp_path, KEPT_RUNS + 1, KEPT_SECONDS + HOUR)
+    note = tmp_path / oldest / "node" / "note.txt"
+    note.touch()
+    os.utime(note, (0, 0))
+
+    assert prune(tmp_path) == [oldest]
+    assert [path for path in (tmp_path / oldest).rglob("*") if path.is_file()] == [note]
 
 
 def test_ranks_that_start_at_once_remove_the_same_runs_without_a_fault(tmp_path: Path) -> None:
