@@ -7,6 +7,7 @@ Lightning's `on_train_batch_end` is one micro-batch; an optimizer step is a chan
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from math import ceil
 from typing import Any
@@ -28,6 +29,8 @@ from trainer_hooks.monitor import (
     Monitor,
 )
 
+logger = logging.getLogger("trainvitals")
+
 # What modules usually call these when they log them.
 LOGGED_NAMES = {
     "accuracy": "accuracy",
@@ -43,7 +46,17 @@ LOGGED_NAMES = {
 }
 VALIDATION_LOSS_NAMES = ("val_loss", "validation_loss", "val/loss", "validation/loss")
 VALIDATION_ACCURACY_NAMES = ("val_accuracy", "val_acc", "validation_accuracy", "val/accuracy", "val/acc")
-_RECORDED_OTHERWISE = {"loss", "train_loss", "train/loss", *VALIDATION_LOSS_NAMES, *VALIDATION_ACCURACY_NAMES}
+# An epoch's mean serves as the training accuracy too; of the other LOGGED_NAMES only this step's value does,
+# and a bare "accuracy" that the step did not log is one of the validation.
+_MEANS_OF_AN_EPOCH = {"train_accuracy", "train_acc", "train/accuracy"}
+_RECORDED_OTHERWISE = {
+    "loss",
+    "train_loss",
+    "train/loss",
+    *VALIDATION_LOSS_NAMES,
+    *VALIDATION_ACCURACY_NAMES,
+    *(LOGGED_NAMES.keys() - _MEANS_OF_AN_EPOCH),
+}
 
 TokenCounter = Callable[[Any], "tuple[Any, Any]"]
 
@@ -88,13 +101,21 @@ class TelemetryCallback(pl.Callback):
         self._count_tokens = count_tokens or _count_tokens
         self._record_messages = record_messages
         self._global_step = 0
+        self._read: dict[str, Any] = {}
         self._validation = _Mean()
+        self._unwatch_checkpoints: Callable[[], None] = _nothing
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if self.monitor is not None:  # the fit before came to no end that Lightning told of
-            self._close(trainer, self.monitor)
+        try:
+            if self.monitor is not None:  # the fit before came to no end that Lightning told of
+                self._close(self.monitor)
+            self._open(trainer, pl_module)
+        except Exception as error:
+            logger.warning("telemetry is off for this fit: %s: %s", type(error).__name__, error)
+
+    def _open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         monitor = Monitor(
             run=self._run,
             name=self._name,
@@ -111,7 +132,7 @@ class TelemetryCallback(pl.Callback):
         )
         if monitor.recording:
             self.monitor = monitor
-            _watch_checkpoints(trainer, monitor)
+            monitor.guard(self._watch_checkpoints, trainer, monitor)
 
     @_harmless
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -162,9 +183,13 @@ class TelemetryCallback(pl.Callback):
         samples, tokens, trained = self._size(batch)
         self.monitor.batch(loss=loss, samples=samples, tokens=tokens, trained_tokens=trained)
         global_step = trainer.global_step
-        if global_step != self._global_step:
+        stepped = global_step != self._global_step
+        if stepped or not pl_module.automatic_optimization:  # where Lightning may log, too
+            self.monitor.guard(self._log_epoch, trainer, batch_idx)
+            self.monitor.guard(self._log_metrics, trainer)
+        if stepped:
             self._global_step = global_step
-            self._end_step(trainer, batch_idx)
+            self.monitor.end_step(global_step)
         self.monitor.enter(DATA)
 
     def _size(self, batch: Any) -> tuple[int, Any, Any]:
@@ -176,21 +201,22 @@ class TelemetryCallback(pl.Callback):
             self.monitor.fault(error)
             return 0, None, None
 
-    def _end_step(self, trainer: pl.Trainer, batch_idx: int) -> None:
+    def _log_epoch(self, trainer: pl.Trainer, batch_idx: int) -> None:
+        assert self.monitor is not None
+        batches = _finite(trainer.num_training_batches)
+        if batches:
+            self.monitor.log(epoch=trainer.current_epoch + (batch_idx + 1) / batches)
+
+    def _log_metrics(self, trainer: pl.Trainer) -> None:
         assert self.monitor is not None
         numbers: dict[str, Any] = {}
-        if self._global_step % max(1, getattr(trainer, "log_every_n_steps", 50)) == 0:
+        if _lightning_logs(trainer):
             for name, value in trainer.callback_metrics.items():
                 if name not in _RECORDED_OTHERWISE:
                     numbers[LOGGED_NAMES.get(name, name)] = value
-        for name, value in _logged_in_step(trainer):
-            if name in LOGGED_NAMES:
-                numbers[LOGGED_NAMES[name]] = value
-        batches = _finite(trainer.num_training_batches)
-        if batches:
-            numbers["epoch"] = trainer.current_epoch + (batch_idx + 1) / batches
+        for name, value in _logged_in_step(trainer, self._read):
+            numbers[LOGGED_NAMES[name]] = value
         self.monitor.log(**numbers)
-        self.monitor.end_step(self._global_step)
 
     @_harmless
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -242,19 +268,42 @@ class TelemetryCallback(pl.Callback):
             self.monitor.finish("interrupted")
         else:
             self.monitor.fail(exception)
-        self._close(trainer, self.monitor)
+        self._close(self.monitor)
 
     @_harmless
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
             assert self.monitor is not None
             self.monitor.finish(_reason(trainer))
-            self._close(trainer, self.monitor)
+            self._close(self.monitor)
 
-    def _close(self, trainer: pl.Trainer, monitor: Monitor) -> None:
+    def _close(self, monitor: Monitor) -> None:
         self.monitor = None
+        self._read.clear()
         monitor.finish("unknown")  # a no-op where the end has been told
-        trainer.__dict__.pop("save_checkpoint", None)
+        unwatch, self._unwatch_checkpoints = self._unwatch_checkpoints, _nothing
+        unwatch()
+
+    def _watch_checkpoints(self, trainer: pl.Trainer, monitor: Monitor) -> None:
+        """Lightning has no callback for the end of a save: put ours around this trainer's own method."""
+        before = trainer.__dict__.get("save_checkpoint")
+        save = trainer.save_checkpoint
+
+        @functools.wraps(save)
+        def save_checkpoint(filepath: Any, *arguments: Any, **keywords: Any) -> None:
+            with monitor.checkpoint(filepath):
+                save(filepath, *arguments, **keywords)
+
+        def unwatch() -> None:
+            if trainer.__dict__.get("save_checkpoint") is not save_checkpoint:
+                return  # somebody put theirs around ours, which records no more
+            if before is None:
+                del trainer.__dict__["save_checkpoint"]
+            else:
+                trainer.__dict__["save_checkpoint"] = before
+
+        trainer.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
+        self._unwatch_checkpoints = unwatch
 
 
 class _Mean:
@@ -281,16 +330,8 @@ class _Mean:
         return self._weight if self._tokens_known else None
 
 
-def _watch_checkpoints(trainer: pl.Trainer, monitor: Monitor) -> None:
-    """Lightning has no callback for the end of a save: put ours around this trainer's own method."""
-    save = trainer.save_checkpoint
-
-    @functools.wraps(save)
-    def save_checkpoint(filepath: Any, *arguments: Any, **keywords: Any) -> None:
-        with monitor.checkpoint(filepath):
-            save(filepath, *arguments, **keywords)
-
-    trainer.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
+def _nothing() -> None:
+    """No checkpoints are watched."""
 
 
 def _count_tokens(batch: Any) -> tuple[Any, Any]:
@@ -340,16 +381,27 @@ def _expected(trainer: pl.Trainer) -> tuple[int | None, float | None]:
     return steps, steps / ceil(batches / trainer.accumulate_grad_batches)
 
 
-def _logged_in_step(trainer: pl.Trainer) -> Iterator[tuple[str, Any]]:
-    """What the module logged in this step, by name.
+def _lightning_logs(trainer: pl.Trainer) -> bool:
+    """Whether this is a batch at which Lightning itself makes numbers of all metrics.
 
-    `trainer.callback_metrics` would tell it too, but on its way converts all that the progress bar shows:
-    every step would wait for the device. Lightning does so itself at every `log_every_n_steps`.
+    `trainer.callback_metrics` does so with all that the progress bar shows, which waits for the device.
+    """
+    connector = getattr(trainer, "_logger_connector", None)
+    return bool(getattr(connector, "should_update_logs", False))
+
+
+def _logged_in_step(trainer: pl.Trainer, read: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What the module logged under LOGGED_NAMES since the last call, by name, without a conversion.
+
+    Lightning keeps what was last logged, however long ago; `read` holds the values that have been read.
     """
     results = getattr(trainer, "_results", None) or {}
-    for metric in results.values():
-        if metric.meta.on_step:
-            yield metric.meta.name, metric._forward_cache
+    for key, metric in results.items():
+        if metric.meta.on_step and metric.meta.name in LOGGED_NAMES:
+            value = metric._forward_cache
+            if value is not read.get(key):
+                read[key] = value
+                yield metric.meta.name, value
 
 
 def _reason(trainer: pl.Trainer) -> str:

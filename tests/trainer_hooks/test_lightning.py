@@ -202,19 +202,112 @@ def test_what_the_module_logs_is_recorded(tmp_path: Path, recordings: Path) -> N
     assert seen.live.scalars[0] == 3.0  # of step 4, the last at which Lightning logs
 
 
+CONVERSION = "lightning.pytorch.trainer.connectors.logger_connector.result.convert_tensors_to_scalars"
+
+
+@pytest.mark.parametrize("log_every_n_steps", [0, 100])
 def test_a_step_does_not_ask_lightning_for_all_metrics(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recordings: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recordings: Path, log_every_n_steps: int
 ) -> None:
     """Lightning makes numbers of what the progress bar shows on the way, and that waits for a device."""
-    connector = "lightning.pytorch.trainer.connectors.logger_connector.result.convert_tensors_to_scalars"
     conversions: list[Any] = []
-    monkeypatch.setattr(connector, conversions.append)
-    model = Model()
-    trainer(tmp_path, log_every_n_steps=100).fit(model, Conversations(20).loader())
+    monkeypatch.setattr(CONVERSION, conversions.append)
+    options = {"log_every_n_steps": log_every_n_steps}
+    trainer(tmp_path, **options).fit(Model(), Conversations(20).loader())
     without = len(conversions)
-    trainer(tmp_path, TelemetryCallback(), log_every_n_steps=100).fit(model, Conversations(20).loader())
+    trainer(tmp_path, TelemetryCallback(), **options).fit(Model(), Conversations(20).loader())
     assert len(conversions) == 2 * without
     assert only(recordings).live.accuracy == 0.25
+    assert not only(recordings).of("scalar")
+
+
+@pytest.mark.parametrize("stepping", [(0,), (0, 1)], ids=["every other batch", "every batch"])
+def test_all_metrics_are_read_when_lightning_logs_whatever_the_optimizers_do(
+    tmp_path: Path, recordings: Path, stepping: tuple[int, ...]
+) -> None:
+    """Lightning counts batches, `trainer.global_step` the steps of both optimizers."""
+
+    class Two(Pairs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("reward", float(batch_idx))
+            if batch_idx % 2 in stepping:
+                for optimizer in cast(Any, self.optimizers()):
+                    optimizer.zero_grad()
+                    self.manual_backward(self.linear(batch).square().mean())
+                    optimizer.step()
+
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.SGD(self.parameters(), lr=0.01) for _ in range(2)]
+
+    trainer(tmp_path, TelemetryCallback()).fit(Two(), ready([torch.ones(4, 3)] * 5))
+    live = only(recordings).live
+    assert live.scalars[0] == 3.0  # of batch 4, the last at which Lightning logs
+    assert (live.steps, live.step) == ((3, 6) if stepping == (0,) else (5, 10))
+    assert (live.batches, live.hook_errors) == (5, 0)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "acc"])
+def test_an_accuracy_logged_in_validation_is_not_the_training_accuracy(
+    tmp_path: Path, recordings: Path, name: str
+) -> None:
+    class Validating(Pairs):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log(name, 0.75)
+
+    batches = ready([torch.ones(4, 3)] * 4)
+    trainer(tmp_path, TelemetryCallback(), max_epochs=2).fit(Validating(), batches, batches)
+    seen = only(recordings)
+    assert seen.live.accuracy is None
+    assert not seen.of("scalar")
+
+
+def test_a_training_accuracy_logged_once_an_epoch_is_recorded(tmp_path: Path, recordings: Path) -> None:
+    class Summing(Pairs):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("train_acc", float(batch_idx), on_step=False, on_epoch=True)
+            return super().training_step(batch, batch_idx)
+
+    trainer(tmp_path, TelemetryCallback(), max_epochs=2).fit(Summing(), ready([torch.ones(4, 3)] * 4))
+    assert only(recordings).live.accuracy == 1.5
+
+
+def test_a_gradient_norm_belongs_to_the_step_that_logged_it(tmp_path: Path, recordings: Path) -> None:
+    class Sometimes(Pairs):
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            if self.global_step % 3 == 0:
+                self.log("grad_norm", torch.tensor(1.0 + self.global_step))
+
+    trainer(tmp_path, TelemetryCallback(), max_epochs=2).fit(Sometimes(), ready([torch.ones(4, 3)] * 4))
+    norms = [record.gradient_norm for record in only(recordings).steps]
+    none = math.nan
+    assert norms == pytest.approx([1.0, none, none, 4.0, none, none, 7.0, none], nan_ok=True)
+
+
+@pytest.mark.parametrize("fails", ["_logged_in_step", "_lightning_logs", "_finite"])
+def test_metrics_that_cannot_be_read_cost_no_step(
+    tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    class Breaking(pl.Callback):
+        def on_train_batch_start(self, *arguments: Any) -> None:
+            monkeypatch.setattr(f"trainer_hooks.lightning.{fails}", raises)
+
+    def raises(*arguments: Any) -> Any:
+        raise AttributeError("'_ResultMetric' object has no attribute '_forward_cache'")
+
+    model = Model()
+    fitting = trainer(tmp_path, TelemetryCallback(), Breaking(), accumulate_grad_batches=2)
+    fitting.fit(model, Conversations(10).loader())
+    seen = only(recordings)
+    assert [record.step for record in seen.steps] == [1, 2, 3]
+    assert [record.batches for record in seen.steps] == [2, 4, 5]
+    assert seen.live.loss_token_sum / seen.live.loss_tokens == pytest.approx(mean(model.losses), rel=1e-6)
+    assert (seen.live.epoch is None) == (fails == "_finite")
+    assert (seen.live.accuracy is None) == (fails != "_finite")
+    assert (seen.live.hook_errors, seen.live.outcome) == (3, FINISHED)
 
 
 def test_the_validation_loss_is_weighted_by_tokens(tmp_path: Path, recordings: Path) -> None:
@@ -506,6 +599,38 @@ def test_checkpoints_are_counted_with_their_size(tmp_path: Path, recordings: Pat
     assert "save_checkpoint" not in fitting.__dict__
 
 
+def test_a_trainer_gets_its_own_save_checkpoint_back(tmp_path: Path, recordings: Path) -> None:
+    saved: list[Any] = []
+
+    def mine(filepath: Any, *arguments: Any, **keywords: Any) -> None:
+        saved.append(filepath)
+
+    saving = ModelCheckpoint(dirpath=tmp_path / "saved", every_n_train_steps=2, save_top_k=-1)
+    fitting = trainer(tmp_path, TelemetryCallback(), saving, enable_checkpointing=True)
+    fitting.save_checkpoint = mine  # type: ignore[method-assign]
+    fitting.fit(Model(), Conversations(8).loader())
+    assert only(recordings).live.checkpoints_ok == len(saved) == 2
+    assert fitting.save_checkpoint is mine
+
+
+def test_a_save_checkpoint_put_around_ours_stays(tmp_path: Path, recordings: Path) -> None:
+    class Wrapping(pl.Callback):
+        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            self.ours = trainer.save_checkpoint
+            trainer.save_checkpoint = self.around  # type: ignore[method-assign]
+
+        def around(self, *arguments: Any, **keywords: Any) -> None:
+            self.ours(*arguments, **keywords)
+
+    wrapping = Wrapping()
+    fitting = trainer(tmp_path, TelemetryCallback(), wrapping)
+    fitting.fit(Model(), Conversations(4).loader())
+    assert fitting.save_checkpoint == wrapping.around
+    fitting.save_checkpoint(tmp_path / "last.ckpt")
+    assert (tmp_path / "last.ckpt").exists()
+    assert only(recordings).live.checkpoints_ok == 0
+
+
 def test_a_checkpoint_that_fails_is_counted_and_fails_the_fit(tmp_path: Path, recordings: Path) -> None:
     class Full(pl.Callback):
         def on_save_checkpoint(self, *arguments: Any) -> None:
@@ -544,6 +669,32 @@ def test_a_directory_that_cannot_be_written_costs_one_warning(
     assert fitting.global_step == 4
     assert [record.levelname for record in caplog.records if record.name == "trainvitals"] == ["WARNING"]
     assert "TRAINVITALS_DIR" in caplog.text
+
+
+@pytest.mark.parametrize("property_of_trainer", ["precision", "global_rank"])
+def test_a_trainer_that_cannot_be_described_is_fit_without_a_recording(
+    tmp_path: Path,
+    recordings: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    property_of_trainer: str,
+) -> None:
+    class Describing(TelemetryCallback):
+        def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(pl.Trainer, property_of_trainer, property(raises))
+                super().setup(trainer, pl_module, stage)
+
+    def raises(trainer: pl.Trainer) -> Any:
+        raise NotImplementedError("a plugin of one's own")
+
+    callback = Describing()
+    fitting = trainer(tmp_path, callback)
+    with caplog.at_level(logging.WARNING, logger="trainvitals"):
+        fitting.fit(Model(), Conversations(8).loader(), Conversations(4).loader())
+    assert (fitting.global_step, callback.monitor) == (4, None)
+    assert [record.levelname for record in caplog.records if record.name == "trainvitals"] == ["WARNING"]
+    assert not list(find(recordings))
 
 
 def test_the_hook_changes_nothing_a_training_computes(tmp_path: Path) -> None:

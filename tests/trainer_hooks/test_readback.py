@@ -349,7 +349,7 @@ def test_more_than_the_queue_bears_is_dropped_and_counted(
     live = only(tmp_path).live
     assert (live.tokens_all, live.tokens_trained, live.loss_tokens) == (300 * 5, 300 * 2, 128 * 2)
     train(1000)  # far more than there are cells
-    assert len(cast(Any, monitor)._deferred) <= 256
+    assert len(cast(Any, monitor)._arrivals.waiting) <= 256
     device.lands_all()
     monitor.end_step()
     dropped = only(tmp_path).live.hook_dropped
@@ -430,13 +430,28 @@ def test_a_learning_rate_on_a_device_is_left_out(device: Device, monitor: Monito
     assert (live.hook_dropped, live.hook_errors, device.work) == (0, 0, [])
 
 
+@contextlib.contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    """Torch raises where something waits for the CUDA device; it calls the mode a prototype, as a warning."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_tensor_is_read_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readback, "_pool", None)
     with Monitor(run="a-run", directory=tmp_path) as monitor, torch.inference_mode():
-        for step in range(200):
-            monitor.batch(loss=torch.tensor(float(step), device="cuda"), trained_tokens=1)
-            monitor.end_step()
+        losses = list(torch.arange(200.0, device="cuda").unbind())
+        with waiting_is_an_error():
+            for loss in losses:
+                monitor.batch(loss=loss, trained_tokens=1)
+                monitor.end_step()
         torch.cuda.synchronize()
         monitor.end_step()
     seen = only(tmp_path)
