@@ -33,5 +33,6 @@ generate: .venv/.complete
 	./setup.sh
 
 clean:
-	rm -rf .venv build dist *.egg-info trainer_hooks/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info trainer_hooks/build trainer_hooks/*.egg-info checkpoints lightning_logs
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

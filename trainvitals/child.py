@@ -13,9 +13,14 @@ from pathlib import Path
 
 import httpx
 
+from trainvitals.interruption import held
+
 READY_SECONDS = 60.0
 STOP_SECONDS = 10.0
 PORT_ATTEMPTS = 3
+
+# No proxy of the environment stands between this machine and itself.
+loopback = httpx.Client(trust_env=False, timeout=10)
 
 
 class ChildError(Exception):
@@ -50,7 +55,7 @@ class Child:
         while time.monotonic() < deadline and self.running:
             with contextlib.suppress(httpx.HTTPError):
                 # Another server might have taken the port and answered: ours must still be there.
-                if httpx.get(url, timeout=5).is_success and self.running:
+                if loopback.get(url).is_success and self.running:
                     return
             time.sleep(0.05)
         raise ChildError(f"{self.name} did not become ready; the end of its log:\n{self.last_lines()}")
@@ -58,36 +63,47 @@ class Child:
     def last_lines(self, count: int = 15) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
-    def stop(self) -> None:
-        """End the process and whatever it started in its session; by force when it does not go."""
+    def terminate(self) -> None:
+        """Ask the process to end, a frozen one too."""
         if self.running:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGCONT)
-                self.process.terminate()
-            try:
-                self.process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
+            self.process.terminate()
+            self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End the process, by force when it does not go, and whatever else is left in its session."""
+        self.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 def start_server(
-    name: str, command: Callable[[str], Sequence[str]], log: Path, *, ready_path: str = "/-/ready"
+    name: str,
+    command: Callable[[str], Sequence[str]],
+    log: Path,
+    *,
+    ready_path: str = "/-/ready",
+    started: Callable[[Child], object] = lambda child: None,
 ) -> tuple[Child, str]:
     """Start a server on a free port and return it with its URL; `command` takes its HOST:PORT.
 
-    Raises ChildError when it does not become ready within a minute.
+    `started` is told of the child before the wait for it begins. Raises ChildError when it does not become
+    ready within a minute; then, and at any other exception, the child is stopped.
     """
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
         address = f"127.0.0.1:{_free_port()}"
-        child = Child(name, command(address), log)
+        with held():
+            child = Child(name, command(address), log)
+            started(child)
         try:
             child.wait_until(f"http://{address}{ready_path}")
-        except ChildError:
+        except BaseException as error:
             child.stop()
             # Between finding a free port and taking it another process may take it: then try the next.
-            if not attempts_left or "address already in use" not in log.read_text(errors="replace").lower():
+            taken = "address already in use" in log.read_text(errors="replace").lower()
+            if not (isinstance(error, ChildError) and taken and attempts_left):
                 raise
         else:
             return child, f"http://{address}"

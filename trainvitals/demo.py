@@ -11,9 +11,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, TypeVar
 
 import httpx
 import typer
@@ -24,8 +24,12 @@ from rich.text import Text
 from alerts.lifecycle import TRAINING_RUN_KILLED, TRAINING_STALLED
 from alerts.thresholds import Thresholds
 from exporters import catalog
-from exporters.gpu import GpuCollector, NvmlUnavailableError
+from exporters.alert_inbox import StoredAlert
+from exporters.collector import Runner
+from exporters.gpu import GpuCollector
+from exporters.runs import RunStatus
 from trainer_hooks.recording import PHASES
+from trainvitals import interruption
 from trainvitals.child import Child, ChildError
 from trainvitals.stack import Stack
 
@@ -36,6 +40,8 @@ T = TypeVar("T")
 STALL_SECONDS = 10.0
 FIRST_STEPS_SECONDS = 240.0
 ALERT_SECONDS = 90.0
+SCALED = Thresholds(stall_seconds=STALL_SECONDS, stall_for_seconds=0, evaluation_interval_seconds=1)
+ONE_PAGE_SECONDS = STALL_SECONDS + 5.0
 PLAIN_LINE_EVERY_SECONDS = 10.0
 
 
@@ -59,7 +65,9 @@ def demo(
     max_steps: Annotated[int | None, typer.Option(min=1, help="Train for fewer optimizer steps.")] = None,
 ) -> None:
     """Run the whole loop once: a training, the service, Prometheus, Alertmanager."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    if inject and max_steps is not None:
+        raise typer.BadParameter("a run that is to be harmed must not end before: leave out --max-steps")
+    interruption.listen()
     console = Console(highlight=False, soft_wrap=True)
     try:
         with tempfile.TemporaryDirectory(prefix="trainvitals-demo-") as folder:
@@ -72,12 +80,8 @@ def demo(
         raise typer.Exit(130) from None
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def _run(console: Console, folder: Path, keep: bool, inject: Injection | None, max_steps: int | None) -> None:
-    thresholds = Thresholds(stall_seconds=STALL_SECONDS, stall_for_seconds=0) if inject else Thresholds()
+    thresholds = SCALED if inject else Thresholds()
     simulated = 0 if _has_gpu() else 1
     if simulated:
         console.print("No NVIDIA GPU answers here: one simulated GPU stands in, and its name says so.")
@@ -88,13 +92,10 @@ def _run(console: Console, folder: Path, keep: bool, inject: Injection | None, m
         )
     with Stack(folder, thresholds, simulate_gpus=simulated) as stack:
         _print_urls(console, stack)
-        run = f"demo-{secrets.token_hex(3)}"
-        training = _start_training(stack, folder, run, max_steps)
-        if inject:
-            _inject(console, stack, training, run, inject)
-        else:
-            _follow_to_the_end(console, stack, training, run)
-            _summarize(console, stack, training, run)
+        try:
+            _train(console, stack, folder, inject, max_steps)
+        except httpx.HTTPError as error:
+            raise DemoError(stack.failure() or str(error)) from error
         if keep:
             console.print("The stack stays up until Ctrl-C:")
             _print_urls(console, stack)
@@ -103,14 +104,25 @@ def _run(console: Console, folder: Path, keep: bool, inject: Injection | None, m
                     signal.pause()
 
 
+def _train(
+    console: Console, stack: Stack, folder: Path, inject: Injection | None, max_steps: int | None
+) -> None:
+    run = f"demo-{secrets.token_hex(3)}"
+    training = _start_training(stack, folder, run, max_steps)
+    if inject:
+        _inject(console, stack, training, run, inject)
+    else:
+        _follow_to_the_end(console, stack, training, run)
+        _summarize(console, stack, training, run)
+
+
 def _has_gpu() -> bool:
-    collector = GpuCollector()
-    try:
-        return collector.read().devices > 0
-    except NvmlUnavailableError:
-        return False
-    finally:
-        collector.close()
+    runner = Runner(GpuCollector())
+    runner.start()
+    runner.wait_for_first_round(runner.collector.deadline_seconds)
+    samples = runner.samples()
+    runner.stop()
+    return any(sample.metric is catalog.NVIDIA_GPU_UP for sample in samples)
 
 
 def _print_urls(console: Console, stack: Stack) -> None:
@@ -125,11 +137,12 @@ def _start_training(stack: Stack, folder: Path, run: str, max_steps: int | None)
         "training",
         *(sys.executable, "-m", "trainvitals", "train", "--preset", "tiny", "--run", run),
         *("--checkpoints", str(folder / "checkpoints"), *steps),
-        environment={"TRAINVITALS_DIR": str(stack.recordings), "PYTHONUNBUFFERED": "1"},
+        environment={
+            "TRAINVITALS_DIR": str(stack.recordings),
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(folder),  # what torch leaves behind goes with the rest
+        },
     )
-
-
-# --- the run goes well ----------------------------------------------------------------------------------
 
 
 def _follow_to_the_end(console: Console, stack: Stack, training: Child, run: str) -> None:
@@ -146,16 +159,20 @@ def _follow_to_the_end(console: Console, stack: Stack, training: Child, run: str
 
 def _summarize(console: Console, stack: Stack, training: Child, run: str) -> None:
     finished = f'{catalog.TRAINING_RUN_STATE}{{run="{run}",state="finished"}} == 1'
-    _wait_for(lambda: stack.query(finished), 30, "Prometheus has not seen the run finish")
-    status = stack.run(run) or {}
+    _wait_for(lambda: stack.query(finished), 30, lambda: "Prometheus has not seen the run finish")
+    status = stack.run(run)
+    if status is None:
+        raise DemoError(f"the service does not know run {run}")
     series = _scalar(stack, f'count({{job="{Thresholds().job}"}})')
     samples = _scalar(stack, f'sum(sum_over_time(scrape_samples_scraped{{job="{Thresholds().job}"}}[1h]))')
     scrapes = _scalar(stack, f'sum(count_over_time(up{{job="{Thresholds().job}"}}[1h]))')
     phases = _phase_shares(stack, run)
     console.print()
     console.print(training.last_lines(1))
-    console.print(f"  state                  {status['state']} ({status['reason']})")
-    console.print(f"  validation perplexity  {status['validation_perplexity']:,.1f}, as the service tells it")
+    perplexity = status.validation_perplexity
+    console.print(f"  state                  {status.state} ({status.reason})")
+    if perplexity is not None:
+        console.print(f"  validation perplexity  {perplexity:,.1f}, as the service tells it")
     console.print(f"  where the time went    {phases}")
     console.print(
         f"  scraped                {series:,.0f} series, {samples:,.0f} samples in {scrapes:,.0f} scrapes"
@@ -179,13 +196,12 @@ def _scalar(stack: Stack, expression: str) -> float:
     return float(result[0]["value"][1]) if result else math.nan
 
 
-# --- the run is harmed ----------------------------------------------------------------------------------
-
-
 def _inject(console: Console, stack: Stack, training: Child, run: str, injection: Injection) -> None:
     with _progress_line(console) as show:
         _wait_for(
-            lambda: _has_made_steps(stack, training, run, show), FIRST_STEPS_SECONDS, "the run made no steps"
+            lambda: _has_made_steps(stack, training, run, show),
+            FIRST_STEPS_SECONDS,
+            lambda: "the run made no steps",
         )
     number, expected = {
         Injection.kill: (signal.SIGKILL, TRAINING_RUN_KILLED),
@@ -197,13 +213,16 @@ def _inject(console: Console, stack: Stack, training: Child, run: str, injection
     alert = _wait_for(
         lambda: _firing(stack, expected, run),
         ALERT_SECONDS,
-        f"no {expected} for {run} has arrived; what has: {[_name(each) for each in stack.alerts()]}",
+        lambda: f"no {expected} for {run} has arrived; what has: {_names(stack.alerts()) or 'nothing'}",
     )
     console.print(f"received after {time.monotonic() - began:.0f} s:")
     _print_alert(console, alert)
-    others = [_name(each) for each in stack.alerts() if _name(each) != expected]
-    if others:
-        raise DemoError(f"one incident is to be one page, but these came too: {', '.join(others)}")
+    console.print("watching whether it stays one page …")
+    time.sleep(max(0.0, began + ONE_PAGE_SECONDS - time.monotonic()))
+    alerts = stack.alerts()
+    firing = sum(each.notifications for each in alerts if each.status == "firing")
+    if firing != 1 or len(alerts) != 1:
+        raise DemoError(f"one incident is to be one page, but there came {firing} of {_names(alerts)}")
 
 
 def _has_made_steps(stack: Stack, training: Child, run: str, show: Callable[[str], None]) -> bool:
@@ -212,45 +231,45 @@ def _has_made_steps(stack: Stack, training: Child, run: str, show: Callable[[str
     status = stack.run(run)
     show(_progress(status))
     seen = stack.query(f'{catalog.TRAINING_STEPS_TOTAL}{{run="{run}"}} > 0')
-    return status is not None and status["step"] >= 5 and bool(seen)
+    return status is not None and status.step >= 5 and bool(seen)
 
 
-def _firing(stack: Stack, name: str, run: str) -> dict[str, Any] | None:
+def _firing(stack: Stack, name: str, run: str) -> StoredAlert | None:
     for alert in stack.alerts():
-        if _name(alert) == name and alert["labels"].get("run") == run and alert["status"] == "firing":
+        if _name(alert) == name and alert.labels.get("run") == run and alert.status == "firing":
             return alert
     return None
 
 
-def _name(alert: dict[str, Any]) -> str:
-    return str(alert["labels"].get("alertname"))
+def _name(alert: StoredAlert) -> str:
+    return alert.labels.get("alertname", "?")
 
 
-def _print_alert(console: Console, alert: dict[str, Any]) -> None:
-    console.print(f"  {_name(alert)} ({alert['status']}, {alert['labels'].get('severity')})")
+def _names(alerts: Iterable[StoredAlert]) -> str:
+    return ", ".join(map(_name, alerts))
+
+
+def _print_alert(console: Console, alert: StoredAlert) -> None:
+    console.print(f"  {_name(alert)} ({alert.status}, {alert.labels.get('severity')})")
     for key in ("summary", "description", "runbook_url"):
-        if alert["annotations"].get(key):
-            console.print(f"    {key}: {alert['annotations'][key]}")
+        if alert.annotations.get(key):
+            console.print(f"    {key}: {alert.annotations[key]}")
 
 
-# --- what the terminal shows ----------------------------------------------------------------------------
-
-
-def _progress(run: dict[str, Any] | None) -> str:
+def _progress(run: RunStatus | None) -> str:
     if run is None:
         return "the training starts …"
-    step, expected = run["step"], run["steps_expected"]
-    parts = [f"step {step:,}/{expected:,}" if expected else f"step {step:,}"]
-    for text, key in (
-        ("loss {:.3f}", "loss"),
-        ("perplexity {:,.1f}", "perplexity"),
-        ("{:,.0f} tokens/s", "tokens_per_second"),
-    ):
-        if run[key] is not None:
-            parts.append(text.format(run[key]))
-    if run["eta_seconds"] is not None:
-        parts.append(f"ETA {run['eta_seconds']:.0f} s")
-    return "  ".join([*parts, f"[{run['ranks'][0]['phase']}]" if run["state"] == "running" else run["state"]])
+    parts = [f"step {run.step:,}/{run.steps_expected:,}" if run.steps_expected else f"step {run.step:,}"]
+    if run.loss is not None:
+        parts.append(f"loss {run.loss:.3f}")
+    if run.perplexity is not None:
+        parts.append(f"perplexity {run.perplexity:,.1f}")
+    if run.tokens_per_second is not None:
+        parts.append(f"{run.tokens_per_second:,.0f} tokens/s")
+    if run.eta_seconds is not None:
+        parts.append(f"ETA {run.eta_seconds:.0f} s")
+    parts.append(f"[{run.ranks[0].phase}]" if run.state == "running" else run.state)
+    return "  ".join(parts)
 
 
 @contextlib.contextmanager
@@ -271,11 +290,11 @@ def _progress_line(console: Console) -> Iterator[Callable[[str], None]]:
     yield show
 
 
-def _wait_for(condition: Callable[[], T | None], seconds: float, otherwise: str) -> T:
+def _wait_for(condition: Callable[[], T | None], seconds: float, otherwise: Callable[[], str]) -> T:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
         time.sleep(0.5)
-    raise DemoError(f"{otherwise} within {seconds:g} s")
+    raise DemoError(f"{otherwise()} within {seconds:g} s")

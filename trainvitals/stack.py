@@ -10,14 +10,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
+from pydantic import TypeAdapter
 
 from alerts import build
 from alerts.alertmanager import Routing
 from alerts.thresholds import Thresholds
-from trainvitals.child import Child, ChildError, start_server
+from exporters.alert_inbox import StoredAlert
+from exporters.api import AlertList
+from exporters.runs import RunStatus
+from trainvitals.child import Child, ChildError, loopback, start_server
+from trainvitals.interruption import held
 
-PROMETHEUS, ALERTMANAGER = "prometheus", "prometheus-alertmanager"
+SERVICE, PROMETHEUS, ALERTMANAGER = "service", "prometheus", "prometheus-alertmanager"
+
+_RUN_STATUS = TypeAdapter(RunStatus)
 
 
 class Stack:
@@ -55,41 +61,51 @@ class Stack:
         self.stop()
 
     def stop(self) -> None:
-        while self._children:
-            self._children.pop().stop()
+        """Stop every child. A Ctrl-C has to wait until that is done, or it would leave the rest behind."""
+        with held():
+            for child in self._children:
+                child.terminate()
+            while self._children:
+                self._children.pop().stop()
 
     def start(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> Child:
         """Start a child that is stopped with the stack."""
-        child = Child(name, command, self._directory / f"{name}.log", environment=environment)
-        self._children.append(child)
+        with held():
+            child = Child(name, command, self._directory / f"{name}.log", environment=environment)
+            self._children.append(child)
         return child
+
+    def failure(self) -> str | None:
+        """Which of its servers has ended, with the end of its log; None while all run."""
+        for child in self._children:
+            if child.name in (SERVICE, PROMETHEUS, ALERTMANAGER) and not child.running:
+                return f"{child.name} has ended; the end of its log:\n{child.last_lines()}"
+        return None
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The result of an instant query of Prometheus."""
-        answer = httpx.get(f"{self.prometheus_url}/api/v1/query", params={"query": expression}, timeout=10)
+        answer = loopback.get(f"{self.prometheus_url}/api/v1/query", params={"query": expression})
         answer.raise_for_status()
         result: list[dict[str, Any]] = answer.json()["data"]["result"]
         return result
 
-    def run(self, name: str) -> dict[str, Any] | None:
+    def run(self, name: str) -> RunStatus | None:
         """What the service says of a run; None while it does not know it."""
-        answer = httpx.get(f"{self.service_url}/api/v1/runs/{name}", timeout=10)
+        answer = loopback.get(f"{self.service_url}/api/v1/runs/{name}")
         if answer.status_code == 404:
             return None
         answer.raise_for_status()
-        run: dict[str, Any] = answer.json()
-        return run
+        return _RUN_STATUS.validate_json(answer.content)
 
-    def alerts(self) -> list[dict[str, Any]]:
+    def alerts(self) -> list[StoredAlert]:
         """The alerts that came through Alertmanager, the newest first."""
-        answer = httpx.get(f"{self.service_url}/api/v1/alerts", timeout=10)
+        answer = loopback.get(f"{self.service_url}/api/v1/alerts")
         answer.raise_for_status()
-        alerts: list[dict[str, Any]] = answer.json()["alerts"]
-        return alerts
+        return AlertList.model_validate_json(answer.content).alerts
 
     def _start_service(self) -> None:
         self.service_url = self._start_server(
-            "service",
+            SERVICE,
             lambda address: [
                 *(sys.executable, "-m", "trainvitals", "serve", "--listen", address),
                 *("--dir", str(self.recordings), "--state", str(self._directory / "history.db")),
@@ -105,7 +121,7 @@ class Stack:
         )
         build.write(self._directory / "alerts", self._thresholds, routing)
         self.alertmanager_url = self._start_server(
-            "alertmanager",
+            ALERTMANAGER,
             lambda address: [
                 ALERTMANAGER,
                 f"--config.file={self._directory / 'alerts' / 'alertmanager.yml'}",
@@ -120,7 +136,7 @@ class Stack:
         # JSON is YAML: nothing to quote.
         config.write_text(json.dumps(self._prometheus_config(), indent=2))
         self.prometheus_url = self._start_server(
-            "prometheus",
+            PROMETHEUS,
             lambda address: [
                 PROMETHEUS,
                 f"--config.file={config}",
@@ -132,8 +148,8 @@ class Stack:
     def _start_server(
         self, name: str, command: Callable[[str], Sequence[str]], *, ready_path: str = "/-/ready"
     ) -> str:
-        child, url = start_server(name, command, self._directory / f"{name}.log", ready_path=ready_path)
-        self._children.append(child)
+        log = self._directory / f"{name}.log"
+        _, url = start_server(name, command, log, ready_path=ready_path, started=self._children.append)
         return url
 
     def _prometheus_config(self) -> dict[str, Any]:

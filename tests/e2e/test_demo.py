@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -62,29 +60,3 @@ def test_a_harmed_run_is_told_by_one_alert_through_alertmanager(
     assert "scaled for this demonstration" in ended.stdout
     assert f"{alert} (firing, critical)" in ended.stdout
     assert not any(is_open(port) for port in ports(ended.stdout))
-
-
-def test_ctrl_c_stops_everything_the_demo_started(tmp_path: Path) -> None:
-    output = tmp_path / "output"
-    with output.open("wb") as file:
-        demo = subprocess.Popen(
-            DEMO,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(tmp_path)},
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while "step" not in output.read_text():
-            assert time.monotonic() < deadline, output.read_text()
-            assert demo.poll() is None, output.read_text()
-            time.sleep(0.2)
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(60) == 130
-    finally:
-        demo.kill()
-        demo.wait()
-
-    assert "everything it started is stopped" in output.read_text()
-    assert not any(is_open(port) for port in ports(output.read_text()))
-    assert list(tmp_path.glob("trainvitals-demo-*")) == []

@@ -1,0 +1,123 @@
+"""The demo is left at any moment, by any door, and takes everything it started with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from trainvitals.demo import app
+
+DEMO = [sys.executable, "-m", "trainvitals", "demo"]
+
+
+@contextmanager
+def demo(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        DEMO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder), "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for_log(folder: Path, child: str) -> None:
+    """Wait until the demo has started this child."""
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(f"trainvitals-demo-*/{child}.log")):
+        assert time.monotonic() < deadline, f"{child} was never started"
+        time.sleep(0.01)
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The command lines of all processes that the demo with this TMPDIR has started, itself included."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                if str(folder).encode() in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize("moment", ["service", "prometheus", "training"])
+@pytest.mark.parametrize("door", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whenever_and_however_it_is_interrupted_nothing_is_left(
+    tmp_path: Path, moment: str, door: signal.Signals
+) -> None:
+    with demo(tmp_path) as process:
+        wait_for_log(tmp_path, moment)
+        process.send_signal(door)
+        output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 130, output
+    assert "everything it started is stopped" in output
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_impatience_does_not_leave_half_of_it_running(tmp_path: Path) -> None:
+    with demo(tmp_path) as process:
+        wait_for_log(tmp_path, "training")
+        for _ in range(20):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 130, output
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_dies_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    with demo(tmp_path) as process:
+        wait_for_log(tmp_path, "training")
+        (service,) = [pid for pid in _pids("serve") if str(tmp_path) in _environment(pid)]
+        os.kill(service, signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 1, output
+    assert "service has ended; the end of its log:" in output
+    assert processes_of(tmp_path) == []
+
+
+def test_a_run_that_is_to_be_harmed_cannot_be_shortened() -> None:
+    refused = CliRunner().invoke(app, ["--inject", "kill", "--max-steps", "3"])
+    assert refused.exit_code == 2
+    assert "must not end before" in refused.output
+
+
+def _pids(command: str) -> list[int]:
+    pids = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[1:4] == [b"-m", b"trainvitals", command.encode()]:
+                pids.append(int(process.name))
+    return pids
+
+
+def _environment(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
