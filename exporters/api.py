@@ -154,12 +154,22 @@ def _alerts(history: History, hosts: Sequence[str]) -> APIRouter:
         if name not in hosts:
             raise HTTPException(403, f"Host {host!r} is not one of {', '.join(hosts)}")
 
-    @router.post("/alerts", dependencies=[Depends(addressed_to_us)], responses={403: {}, 413: {}, 503: {}})
+    def in_json(request: Request) -> None:
+        # A page of another site may post without asking only what is not declared as JSON.
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise HTTPException(415, f"Content-Type {media_type!r} is not application/json")
+
+    @router.post(
+        "/alerts",
+        dependencies=[Depends(addressed_to_us), Depends(in_json)],
+        responses={403: {}, 413: {}, 415: {}, 503: {}},
+    )
     def receive(notification: Notification) -> Received:
         """Alertmanager's webhook. The same alert from two Alertmanagers is one alert."""
         history.add_alerts(notification.alerts)
         for alert in notification.alerts:
-            logger.info("alert %s: %s", alert.status, alert.labels.get("alertname", "?"))
+            logger.info("alert %s: %r", alert.status, alert.labels.get("alertname", "?"))
         return Received(stored=len(notification.alerts))
 
     @router.get("/alerts", responses={503: {}})

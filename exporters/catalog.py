@@ -201,10 +201,11 @@ TRAINING_TOKENS_PROCESSED_TOTAL = _rank(
 TRAINING_LOSS_TOKEN_SUM_TOTAL = _rank(
     "training_loss_token_sum_total",
     "counter",
-    "Sum of loss times tokens; with training_loss_tokens_total it gives exact means over time and ranks.",
+    "Sum of loss times tokens, of a plain cross-entropy only: another loss may be negative. With "
+    "training_loss_tokens_total it gives exact means over time and ranks.",
 )
 TRAINING_LOSS_TOKENS_TOTAL = _rank(
-    "training_loss_tokens_total", "counter", "Tokens behind training_loss_token_sum_total."
+    "training_loss_tokens_total", "counter", "Tokens behind training_loss_token_sum_total; absent with it."
 )
 TRAINING_NONFINITE_TOTAL = _rank(
     "training_nonfinite_total",

@@ -11,7 +11,7 @@ from datetime import UTC
 from pathlib import Path
 
 from exporters.alert_inbox import Alert, StoredAlert
-from exporters.recordings import Endings
+from exporters.followed import Endings, SeenAlive
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ PRAGMA user_version = 1;
 
 
 class History(Endings):
-    """Alerts as received, and when killed processes were last seen alive.
+    """Alerts as received, and when each recording was last seen alive.
 
     Opening and what concerns alerts may raise sqlite3.Error, on a full disk for example. Safe for use by
     several threads.
@@ -49,6 +49,7 @@ class History(Endings):
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._wall = wall
         self._lock = threading.Lock()
+        self._remember_failed = False
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
@@ -103,14 +104,25 @@ class History(Endings):
             return 0
         return int(row[0]) if row else 0
 
-    def remember(self, path: Path, boot_id: str, monotonic_ns: int) -> None:
+    def remember(self, seen: Iterable[SeenAlive]) -> None:
+        rows = [(str(each.path), each.boot_id, each.monotonic_ns) for each in seen]
         try:
-            with self._lock:
-                self._database.execute(
-                    "INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", (str(path), boot_id, monotonic_ns)
+            with self._lock, self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                # Another service with this file may have looked later.
+                self._database.executemany(
+                    "INSERT INTO endings VALUES (?, ?, ?) ON CONFLICT (path, boot_id) DO UPDATE "
+                    "SET seen_alive_ns = max(seen_alive_ns, excluded.seen_alive_ns)",
+                    rows,
                 )
         except sqlite3.Error as error:
-            logger.error("the last sign of life of %s could not be stored: %s", path, error)
+            if not self._remember_failed:
+                logger.error(
+                    "the last signs of life of %d recordings could not be stored: %s", len(rows), error
+                )
+            self._remember_failed = True
+        else:
+            self._remember_failed = False
 
     def _forget_removed(self) -> None:
         rows = self._database.execute("SELECT DISTINCT path FROM endings").fetchall()

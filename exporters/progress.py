@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from trainer_hooks.recording import StepRecord
@@ -53,6 +53,12 @@ class StepWindow:
         # One entry older than the window stays: it is the base the window is measured from.
         while len(self._kept) > 1 and self.newest.time_ns - self._kept[1].time_ns >= PACE_SECONDS * 1e9:
             self._kept.popleft()
+
+    @staticmethod
+    def reached(records: Sequence[StepRecord]) -> bool:
+        """Whether the window needs none older than these, which are sorted."""
+        span_ns = records[-1].time_ns - records[0].time_ns if records else 0
+        return len(records) > PERPLEXITY_STEPS and span_ns >= PACE_SECONDS * 1e9
 
     @property
     def newest(self) -> Totals:

@@ -12,10 +12,10 @@ from pathlib import Path
 from exporters import catalog, host_memory
 from exporters.catalog import Metric
 from exporters.collector import Histogram, Sample
-from exporters.progress import StepWindow
-from exporters.runs import RUN_STATES, Observation, RunStatus, printable, run_status
+from exporters.followed import CLOCK_WAS_SET_SECONDS, Endings, Followed, file_at
+from exporters.runs import RUN_STATES, Observation, RunStatus, of_newest_attempt, run_status
 from trainer_hooks import recording
-from trainer_hooks.recording import EventReader, RecordingError, RecordingReader, Static
+from trainer_hooks.recording import RecordingError, RecordingReader
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ LIFECYCLE_AFTER_END_SECONDS = 25 * 3600
 MOST_FULL_RUNS = 50
 MOST_RUNS = 200
 _HOST_MEMORY_EVERY_SECONDS = 5.0
-_CLOCK_WAS_SET_SECONDS = 0.25
+_REMEMBER_EVERY_SECONDS = 10.0
+_NEW_RECORDINGS_SECONDS = 3.0  # of a round's deadline
 
 
 class RecordingsCollector:
@@ -51,16 +52,18 @@ class RecordingsCollector:
         self._monotonic_ns = monotonic_ns
         self._wall = wall
         self._wall_offset_seconds = wall() - monotonic_ns() / 1e9
-        self._followed: dict[Path, _Followed] = {}
-        self._nameless: list[_Followed] = []  # their files were removed while they lived
+        self._followed: dict[Path, Followed] = {}
+        self._nameless: list[Followed] = []  # their files were removed while they lived
         self._skipped: dict[Path, str] = {}
         self._host_memory: dict[int, int] = {}
         self._host_memory_at = -math.inf
+        self._remembered_at = -math.inf
 
     def collect(self) -> Iterator[Sample]:
         """Look at every recording once. One that cannot be read is skipped, logged once and counted."""
         self._follow_clock()
         observations = self._observe()
+        self._remember()
         self._read_host_memory(observations)
         by_run = _newest_by_run(observations)
         statuses = {run: run_status(ranks, self._stall_after_seconds) for run, ranks in by_run.items()}
@@ -72,7 +75,7 @@ class RecordingsCollector:
             detail = self._detail(status, details)
             details[detail] += 1
             if detail != "hidden":
-                samples = self._samples(status, by_run[status.run])
+                samples = self._samples(status, of_newest_attempt(by_run[status.run]))
                 yield from (each for each in samples if detail == "full" or each.metric.lifecycle)
         for detail, count in details.items():
             yield Sample(catalog.RUNS_PUBLISHED, {"detail": detail}, count)
@@ -81,6 +84,7 @@ class RecordingsCollector:
             yield Sample(catalog.RECORDINGS_SKIPPED, {"reason": reason}, reasons[reason])
 
     def close(self) -> None:
+        self._remember(all_living=True)
         for followed in [*self._followed.values(), *self._nameless]:
             followed.close()
 
@@ -89,7 +93,7 @@ class RecordingsCollector:
     def _follow_clock(self) -> None:
         # Published times come out the same at each look, unless somebody set the clock.
         offset = self._wall() - self._monotonic_ns() / 1e9
-        if abs(offset - self._wall_offset_seconds) > _CLOCK_WAS_SET_SECONDS:
+        if abs(offset - self._wall_offset_seconds) > CLOCK_WAS_SET_SECONDS:
             self._wall_offset_seconds = offset
 
     def _observe(self) -> list[Observation]:
@@ -97,27 +101,46 @@ class RecordingsCollector:
         for path in self._skipped.keys() - present:
             del self._skipped[path]
         self._part_from_removed(present)
-        for path in sorted(present - self._followed.keys()):
+        known = [*self._followed.values(), *self._nameless]
+        observations = [seen for each in known if (seen := self._observed(each)) is not None]
+        # Long rings take time: what is new and finds none left waits for the next round, the oldest longest.
+        until_ns = self._monotonic_ns() + _NEW_RECORDINGS_SECONDS * 1e9
+        for path in sorted(present - self._followed.keys(), key=_changed_ns, reverse=True):
             try:
-                self._followed[path] = _Followed(RecordingReader(path))
+                self._followed[path] = followed = Followed(RecordingReader(path))
             except RecordingError as error:
                 self._skip(error)
-            else:
-                self._skipped.pop(path, None)
-        observations = []
-        for followed in [*self._followed.values(), *self._nameless]:
-            try:
-                observations.append(
-                    followed.observe(self._monotonic_ns, self._wall_offset_seconds, self._endings)
-                )
-            except RecordingError as error:
-                self._skip(error)
-                followed.close()
-                if followed in self._nameless:
-                    self._nameless.remove(followed)
-                else:
-                    del self._followed[followed.path]
+                continue
+            self._skipped.pop(path, None)
+            seen = self._observed(followed)
+            if seen is not None:
+                observations.append(seen)
+            if self._monotonic_ns() > until_ns:
+                break
         return observations
+
+    def _observed(self, followed: Followed) -> Observation | None:
+        try:
+            return followed.observe(self._monotonic_ns, self._wall_offset_seconds, self._endings)
+        except RecordingError as error:
+            self._skip(error)
+            followed.close()
+            if followed in self._nameless:
+                self._nameless.remove(followed)
+            else:
+                del self._followed[followed.path]
+            return None
+
+    def _remember(self, *, all_living: bool = False) -> None:
+        """Keep when each was last seen alive: of the killed at once, of the living now and then."""
+        now = self._monotonic_ns() / 1e9
+        if all_living or now - self._remembered_at >= _REMEMBER_EVERY_SECONDS:
+            all_living, self._remembered_at = True, now
+        followed = list(self._followed.values())  # at once: `close` is another thread's
+        due = [each for each in followed if each.was_killed or (each.alive and all_living)]
+        seen = [news for each in due if (news := each.not_yet_remembered()) is not None]
+        if seen:
+            self._endings.remember(seen)
 
     def _part_from_removed(self, present: Set[Path]) -> None:
         """Forget the dead whose files are gone; follow the living among them to their end, and tell of it."""
@@ -175,9 +198,10 @@ class RecordingsCollector:
         yield sample(catalog.TRAINING_SAMPLES_PROCESSED_TOTAL, live.samples)
         yield sample(catalog.TRAINING_TOKENS_PROCESSED_TOTAL, live.tokens_all, kind="all")
         yield sample(catalog.TRAINING_TOKENS_PROCESSED_TOTAL, live.tokens_trained, kind="trained")
-        if live.loss_token_sum is not None:  # NaN in the file
-            yield sample(catalog.TRAINING_LOSS_TOKEN_SUM_TOTAL, live.loss_token_sum)
-        yield sample(catalog.TRAINING_LOSS_TOKENS_TOTAL, live.loss_tokens)
+        if observation.cross_entropy:  # another loss may be negative, and its sum no counter
+            if live.loss_token_sum is not None:  # NaN in the file
+                yield sample(catalog.TRAINING_LOSS_TOKEN_SUM_TOTAL, live.loss_token_sum)
+            yield sample(catalog.TRAINING_LOSS_TOKENS_TOTAL, live.loss_tokens)
         yield sample(catalog.TRAINING_NONFINITE_TOTAL, live.nonfinite_loss, what="loss")
         yield sample(catalog.TRAINING_NONFINITE_TOTAL, live.nonfinite_gradient, what="gradient")
         yield sample(catalog.TRAINING_OPTIMIZER_STEPS_SKIPPED_TOTAL, live.steps_skipped)
@@ -185,7 +209,7 @@ class RecordingsCollector:
         yield sample(catalog.HOOK_SECONDS_TOTAL, live.hook_ns / 1e9)
         yield sample(catalog.HOOK_ERRORS_TOTAL, live.hook_errors)
         yield sample(catalog.HOOK_DROPPED_TOTAL, live.hook_dropped)
-        for phase, seconds in live.phase_seconds(static.start_monotonic_ns, observation.now_ns).items():
+        for phase, seconds in observation.phase_seconds.items():
             yield sample(catalog.TRAINING_PHASE_SECONDS_TOTAL, seconds, phase=phase)
         if observation.alive:
             yield sample(catalog.TRAINING_PHASE_ACTIVE, 1, phase=live.phase)
@@ -254,118 +278,6 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
             yield Sample(catalog.TRAINING_SCALAR, {**run, "name": name}, value)
 
 
-class Endings:
-    """When each recording that has died was last seen alive (monotonic ns), by path and boot.
-
-    Its phases were published up to then; a counter must not fall back to the recording's own last sign.
-    Neither method raises.
-    """
-
-    def seen_alive_ns(self, path: Path, boot_id: str) -> int:
-        return 0
-
-    def remember(self, path: Path, boot_id: str, monotonic_ns: int) -> None: ...
-
-
-class _Followed:
-    """One recording with what has been read of it so far. A dead one is read once more and closed."""
-
-    def __init__(self, reader: RecordingReader) -> None:
-        self.path = reader.path
-        self.has_name = True
-        self._reader = reader
-        self._events = EventReader(reader.path)
-        self._window = StepWindow()
-        self._newest_record = 0
-        self._reason: str | None = None
-        self._scalar_names: dict[int, str] = {}
-        self._seen_alive_ns = 0
-        self._last: Observation | None = None
-        self._file: tuple[int, int] | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether it was at the last look; true before the first."""
-        return self._last is None or self._last.alive
-
-    @property
-    def ended_at(self) -> float:
-        """Of a dead one: when, in unix seconds."""
-        assert self._last is not None
-        return self._last.wall(self._last.end_ns)
-
-    def was_replaced(self) -> bool:
-        """Whether the file of this name is no longer the one that was opened."""
-        return self._reader.unlinked if self.alive else _file_at(self.path) != self._file
-
-    def observe(
-        self, monotonic_ns: Callable[[], int], wall_offset_seconds: float, endings: Endings
-    ) -> Observation:
-        if self._last is not None and not self._last.alive:
-            return self._last
-        reader, static = self._reader, self._reader.static
-        asked_ns = monotonic_ns()
-        alive = reader.alive()  # before the values: those of a dead one are its last
-        live = reader.live()
-        records, newest = reader.steps(self._newest_record)
-        self._window.add(records, complete=newest - self._newest_record == len(records))
-        self._newest_record = newest
-        if self.has_name:
-            for event in self._events.new():
-                self._take(event)
-        if alive:
-            self._seen_alive_ns = asked_ns
-        elif self._seen_alive_ns == 0:
-            self._seen_alive_ns = endings.seen_alive_ns(self.path, static.boot_id)
-        elif live.outcome == recording.RUNNING:
-            endings.remember(self.path, static.boot_id, self._seen_alive_ns)
-        self._last = Observation(
-            static=static,
-            attempt=reader.attempt,
-            live=live,
-            alive=alive,
-            now_ns=max(self._seen_alive_ns, live.last_sign_ns),
-            wall_offset_seconds=_wall_offset_seconds(static, wall_offset_seconds),
-            window=self._window,
-            reason=self._reason,
-            scalar_names=self._scalar_names,
-        )
-        if not alive:
-            reader.close()
-            self._file = _file_at(self.path)
-        return self._last
-
-    def _take(self, event: dict[str, object]) -> None:
-        match event:
-            case {"event": "scalar", "name": str(name), "slot": int(slot)}:
-                self._scalar_names[slot] = printable(name)
-            case {"event": "finish", "reason": str(reason)} | {"event": "fail", "type": str(reason)}:
-                self._reason = printable(reason)
-
-    def close(self) -> None:
-        self._reader.close()
-
-
-def _file_at(path: Path) -> tuple[int, int] | None:
-    """What tells a dead recording from another under its name: inode and time of the last change, in ns."""
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns
-
-
-def _wall_offset_seconds(static: Static, clocks_offset_seconds: float) -> float:
-    """What turns monotonic seconds of a recording into unix time.
-
-    Its own pair of clocks, so that times come out alike in every service and after its restart; the clocks
-    of now where somebody has set them since.
-    """
-    own = (static.start_wall_ns - static.start_monotonic_ns) / 1e9
-    was_set = abs(clocks_offset_seconds - own) > _CLOCK_WAS_SET_SECONDS
-    return clocks_offset_seconds if was_set and static.boot_id == recording.boot_id() else own
-
-
 def _newest_by_run(observations: Iterable[Observation]) -> dict[str, list[Observation]]:
     """The newest attempt of each rank, by run, sorted by rank."""
     newest: dict[str, dict[int, Observation]] = defaultdict(dict)
@@ -383,3 +295,9 @@ def _cumulative(counts: Iterable[int]) -> list[int]:
         total += count
         cumulative.append(total)
     return cumulative
+
+
+def _changed_ns(path: Path) -> int:
+    """When the file was last seen to change; 0 where it is gone."""
+    file = file_at(path)
+    return file[1] if file else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ RUN_STATES: tuple[State, ...] = ("running", "stalled", "finished", "failed", "ki
 OVER: frozenset[State] = frozenset({"finished", "failed", "killed", "aborted"})
 _OUTCOME_STATES: dict[int, State] = {FINISHED: "finished", FAILED: "failed"}
 _WORST_FIRST: tuple[State, ...] = ("killed", "aborted", "failed", "stalled", "running", "finished")
+_PATH = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Observation:
     """One recording at one moment: what it says, and what was seen of its process.
 
     `now_ns` is the monotonic time at which it was last seen alive; `wall_offset_seconds` turns its monotonic
-    seconds into unix time. `reason` is how it says it ended, or the type of the exception it ended with.
+    seconds into unix time. `phase_seconds` are the phases' up to then. `reason` is how it says it ended, or
+    the type of the exception it ended with.
     """
 
     static: Static
@@ -76,6 +78,7 @@ class Observation:
     live: Live
     alive: bool
     now_ns: int
+    phase_seconds: Mapping[str, float]
     wall_offset_seconds: float
     window: StepWindow
     reason: str | None
@@ -138,10 +141,10 @@ def run_status(observations: Sequence[Observation], stall_after_seconds: float) 
 
     It is as bad as its worst rank of the newest attempt, and over when that one is.
     """
-    current = _of_newest_attempt(observations)
+    current = of_newest_attempt(observations)
     current_ranks = [rank_status(each, stall_after_seconds) for each in current]
     state = min((rank.state for rank in current_ranks), key=_WORST_FIRST.index)
-    first = observations[0]
+    first = current[0]
     live = first.live
     eta = (
         first.window.seconds_left(live.steps_expected, first.now_ns)
@@ -171,12 +174,12 @@ def run_status(observations: Sequence[Observation], stall_after_seconds: float) 
         validation_loss_best=live.validation_loss_best,
         validation_perplexity=first.validation_perplexity,
         world_size=first.static.world_size,
-        info={label_name(key): printable(value) for key, value in first.static.info.items()},
+        info={label_name(key): without_folders(printable(value)) for key, value in first.static.info.items()},
         ranks=tuple(rank_status(each, stall_after_seconds) for each in observations),
     )
 
 
-def _of_newest_attempt(observations: Sequence[Observation]) -> list[Observation]:
+def of_newest_attempt(observations: Sequence[Observation]) -> list[Observation]:
     """Those that were not over before the newest attempt began.
 
     Ranks count their attempts each for itself: one that died before it could record is an attempt behind.
@@ -198,6 +201,11 @@ def label_name(key: str) -> str:
 def printable(text: str) -> str:
     """The text with what UTF-8 cannot hold replaced: a name of a file may be any bytes."""
     return text.encode(errors="replace").decode()
+
+
+def without_folders(text: str) -> str:
+    """The last component of what looks like a local path, which may name persons; other text as it is."""
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1] if _PATH.match(text) else text
 
 
 def _training_perplexity(observations: Sequence[Observation]) -> float | None:

@@ -25,7 +25,7 @@ def candidates() -> list[Path]:
     chosen = os.environ.get("TRAINVITALS_DIR")
     if chosen:
         return [Path(chosen)]
-    return [*_temporary_file_systems(), Path("/run/trainvitals"), _state_directory()]
+    return [*_temporary_file_systems(), Path("/run/trainvitals"), state_directory()]
 
 
 def choose_directory() -> Path:
@@ -43,7 +43,7 @@ def choose_directory() -> Path:
     for directory in _temporary_file_systems():
         if _usable(directory) and _is_tmpfs(directory) and _free_bytes(directory) >= NEEDED_FREE_BYTES:
             return directory
-    for directory in (Path("/run/trainvitals"), _state_directory()):
+    for directory in (Path("/run/trainvitals"), state_directory()):
         if _usable(directory):
             return directory
     raise OSError("no directory for recordings can be written; set TRAINVITALS_DIR to one")
@@ -58,7 +58,8 @@ def _temporary_file_systems() -> list[Path]:
     ]
 
 
-def _state_directory() -> Path:
+def state_directory() -> Path:
+    """This user's directory for what outlives a reboot."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "trainvitals"
 
 

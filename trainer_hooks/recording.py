@@ -263,6 +263,8 @@ BODY = struct.Struct(_layout(RECORD_FIELDS))
 NUMBER = struct.Struct("@Q")
 # number, body, crc32 of the body, nothing, number
 RECORD = struct.Struct(f"@Q{BODY.size}sIIQ")
+# Bound once: after a step of the training has used up the caches, each look-up on the way counts.
+_RECORD_SIZE, _pack_record_into, _crc32 = RECORD.size, RECORD.pack_into, zlib.crc32
 RING_OFFSET = LIVE_OFFSET + (LIVE.size + 63) // 64 * 64
 
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
@@ -370,6 +372,8 @@ class Recorder:
         self.static = static
         self.ring_capacity = ring_capacity
         self.records = 0
+        self._next_offset = RING_OFFSET
+        self._ring_end = RING_OFFSET + ring_capacity * RECORD.size
         self.armed = False
         self.on_disarm: Callable[[], None] | None = None
         self._lock_fd = self._events_fd = self._write_fd = -1
@@ -403,7 +407,7 @@ class Recorder:
         _disarm_in_forked_children(self)
 
     def _create(self, temporary: Path) -> None:
-        size = RING_OFFSET + self.ring_capacity * RECORD.size
+        size = self._ring_end
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o640)
         try:
@@ -442,12 +446,14 @@ class Recorder:
     def append(self, body: bytes) -> None:
         """Write one step record, packed by BODY, over the oldest."""
         number = self.records + 1
-        offset = RING_OFFSET + self.records % self.ring_capacity * RECORD.size
+        offset = self._next_offset
         if self._map is not None:
-            RECORD.pack_into(self._map, offset, number, body, zlib.crc32(body), 0, number)
+            _pack_record_into(self._map, offset, number, body, _crc32(body), 0, number)
         elif self._write_fd >= 0:
-            os.pwrite(self._write_fd, RECORD.pack(number, body, zlib.crc32(body), 0, number), offset)
+            os.pwrite(self._write_fd, RECORD.pack(number, body, _crc32(body), 0, number), offset)
         self.records = number
+        offset += _RECORD_SIZE
+        self._next_offset = RING_OFFSET if offset == self._ring_end else offset
         self.unsigned[_RECORDS] = number
 
     def event(self, line: Mapping[str, object]) -> bool:
@@ -642,18 +648,20 @@ class RecordingReader:
         values = self._live_struct.unpack(raw)
         return Live(**_by_name(self._live_slots, values, _LIVE_NAMES, unknown=None))
 
-    def steps(self, after: int = 0) -> tuple[list[StepRecord], int]:
+    def steps(self, after: int = 0, up_to: int | None = None) -> tuple[list[StepRecord], int]:
         """The step records numbered above `after` that are still there, oldest first, and the newest number.
 
-        A record that is being overwritten is left out; so are those the ring has lost.
+        `up_to` is the last number wanted, where it is not the newest. A record that is being overwritten is
+        left out; so are those the ring has lost.
         """
         records_at = self._live_offset + 8 * _positions(self._live_slots)["records"]
         newest = NUMBER.unpack(self._read(8, records_at))[0]
         first = max(after, newest - self.ring_capacity) + 1
+        last = newest if up_to is None else min(newest, up_to)
         found: list[StepRecord] = []
-        while first <= newest:
+        while first <= last:
             index = (first - 1) % self.ring_capacity
-            count = min(newest - first + 1, self.ring_capacity - index, 4096)
+            count = min(last - first + 1, self.ring_capacity - index, 4096)
             found.extend(self._records(first, index, count))
             first += count
         return found, newest

@@ -32,6 +32,11 @@ def usage() -> str:
     )
 
 
+def install_command(extra: str) -> str:
+    """What installs an extra, run in a checkout: the hook and the rest are on no package index."""
+    return f"pip install ./trainer_hooks '.[{extra}]'"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Dispatch to a command and return its exit status; 2 for a wrong call, 3 for a missing extra."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
@@ -53,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(
             f"trainvitals {name}: the module {missing} is not installed; "
-            f"pip install 'trainvitals[{command.extra}]' brings it",
+            f"in a checkout of trainvitals, {install_command(command.extra)} brings it",
             file=sys.stderr,
         )
         return 3

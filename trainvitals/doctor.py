@@ -26,6 +26,8 @@ from rich.text import Text
 from exporters import catalog
 from exporters.gpu import GpuCollector, NodeReading, NvmlUnavailableError
 from trainer_hooks.directory import choose_directory
+from trainvitals.cli import install_command
+from trainvitals.listen import DEFAULT_LISTEN, Address, parse_listen
 
 Status = Literal["ok", "limited", "failed"]
 
@@ -47,15 +49,16 @@ class Finding:
 
 @app.command()
 def doctor(
-    listen: Annotated[str, typer.Option(help="HOST:PORT the service would listen on.")] = "127.0.0.1:8003",
+    listen: Annotated[str, typer.Option(help="HOST:PORT the service would listen on.")] = DEFAULT_LISTEN,
     import_torch: Annotated[
         bool, typer.Option("--import-torch", help="Ask torch itself which GPUs it sees; takes seconds.")
     ] = False,
 ) -> None:
     """Say what works on this machine and what does not; exits 1 when an essential part fails."""
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise typer.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
+    try:
+        address = parse_listen(listen)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     findings = [
         platform_finding(platform.system(), platform.python_version()),
         directory_finding(),
@@ -63,7 +66,7 @@ def doctor(
         torch_finding(_folder_of("torch"), _gpus_torch_sees if import_torch else None),
         program_finding("Prometheus", ("prometheus",), ("promtool",)),
         program_finding("Alertmanager", ("prometheus-alertmanager", "alertmanager"), ("amtool",)),
-        port_finding(host, int(port)),
+        port_finding(address),
         *extras_findings(),
     ]
     print_findings(findings, Console())
@@ -105,12 +108,12 @@ def directory_finding(choose: Callable[[], Path] = choose_directory) -> Finding:
 
 def gpu_finding(read: Callable[[], NodeReading], deadline_seconds: float = 10.0) -> Finding:
     """What the service's GPU collector would find; a driver that hangs is left hanging in a thread."""
-    answers: queue.SimpleQueue[NodeReading | NvmlUnavailableError] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[NodeReading | Exception] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
             answers.put(read())
-        except NvmlUnavailableError as error:
+        except Exception as error:
             answers.put(error)
 
     threading.Thread(target=ask, daemon=True).start()
@@ -125,6 +128,13 @@ def gpu_finding(read: Callable[[], NodeReading], deadline_seconds: float = 10.0)
         )
     if isinstance(answer, NvmlUnavailableError):
         return Finding("GPUs", "limited", answer.problem, answer.remedy)
+    if isinstance(answer, Exception):
+        return Finding(
+            "GPUs",
+            "limited",
+            f"reading them failed with {type(answer).__name__}: {answer}",
+            "if `nvidia-smi` works, report this line as a bug of trainvitals",
+        )
     return _finding_of_reading(answer)
 
 
@@ -157,7 +167,7 @@ def torch_finding(folder: Path | None, gpus_torch_sees: Callable[[], int] | None
             "torch",
             "limited",
             "not installed here; only a trainer needs it",
-            "pip install 'trainvitals[workload]'",
+            install_command("workload"),
         )
     version = runpy.run_path(str(folder / "version.py"))
     cuda, rocm = version.get("cuda"), version.get("hip")
@@ -203,12 +213,11 @@ def program_finding(
     return Finding(subject, "ok", ", ".join(filter(None, found)))
 
 
-def port_finding(host: str, port: int) -> Finding:
+def port_finding(address: Address) -> Finding:
     """Whether the service could listen there, or does already."""
-    subject = f"port {port}"
+    subject = f"port {address.port}"
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
+        with socket.socket(address.family, socket.SOCK_STREAM) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen()
@@ -217,19 +226,18 @@ def port_finding(host: str, port: int) -> Finding:
             return Finding(
                 subject,
                 "failed",
-                f"cannot listen on {host}:{port}: {error.strerror}",
+                f"cannot listen on {address}: {error.strerror}",
                 "choose another address: trainvitals serve --listen HOST:PORT",
             )
-        return _finding_of_taken_port(subject, host, port)
-    return Finding(subject, "ok", f"free on {host}")
+        return _finding_of_taken_port(subject, address)
+    return Finding(subject, "ok", f"free on {address.host}")
 
 
-def _finding_of_taken_port(subject: str, host: str, port: int) -> Finding:
-    remedy = (
-        f"choose another port: trainvitals serve --listen {host}:{port + 1 if port < 65535 else port - 1}"
-    )
+def _finding_of_taken_port(subject: str, address: Address) -> Finding:
+    another = address._replace(port=address.port + (1 if address.port < 65535 else -1))
+    remedy = f"choose another port: trainvitals serve --listen {another}"
     try:
-        with httpx.Client(base_url=f"http://{host}:{port}", timeout=2.0, trust_env=False) as client:
+        with httpx.Client(base_url=f"http://{address}", timeout=2.0, trust_env=False) as client:
             health = client.get("/health")
             ours = health.is_success and catalog.WALLCLOCK_SECONDS.name in client.get("/metrics").text
     except httpx.HTTPError:
@@ -251,7 +259,7 @@ def extras_findings(distribution: importlib.metadata.Distribution | None = None)
                 "extras",
                 "limited",
                 "trainvitals runs from a source tree that is not installed",
-                "pip install ./trainer_hooks '.[all]'",
+                install_command("all"),
             )
         ]
     extras = distribution.metadata.get_all("Provides-Extra") or []
@@ -273,7 +281,7 @@ def _extra_finding(extra: str, requirements: Iterable[str]) -> Finding:
             f"[{extra}]",
             "limited",
             f"not installed: {', '.join(missing)}",
-            f"pip install 'trainvitals[{extra}]'",
+            install_command(extra),
         )
     return Finding(f"[{extra}]", "ok", "installed")
 

@@ -6,14 +6,15 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 _holds = 0
 _came = False
-_raised = False
 
 
 def listen() -> None:
     """From now on the first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt; later ones are ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, _handle)
 
 
@@ -38,7 +39,8 @@ def _handle(number: int, frame: object) -> None:
 
 
 def _raise() -> None:
-    global _raised
-    if not _raised:
-        _raised = True
-        raise KeyboardInterrupt
+    global _came
+    _came = False
+    for number in SIGNALS:  # ignored by the interpreter's own end too
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt

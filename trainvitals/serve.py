@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import os
 import signal
 import socket
 import sqlite3
@@ -23,15 +21,9 @@ from exporters.history import History
 from exporters.recordings import RecordingsCollector
 from exporters.simulated_gpu import SimulatedGpuCollector
 from trainer_hooks import directory
+from trainvitals.listen import DEFAULT_LISTEN, Address, in_url, parse_listen
 
 app = typer.Typer(add_completion=False)
-
-DEFAULT_LISTEN = "127.0.0.1:8003"
-
-
-def default_state() -> Path:
-    home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "trainvitals" / "history.db"
 
 
 @app.command()
@@ -52,8 +44,11 @@ def serve(
 ) -> None:
     """Turn what the hooks record, and what the GPUs say, into metrics and an API."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    listener = _bind(listen)
-    database = state or default_state()
+    try:
+        listener = _bind(parse_listen(listen))
+    except ValueError as error:
+        _stop(str(error))
+    database = state or directory.state_directory() / "history.db"
     try:
         history = History(database)
     except (OSError, sqlite3.Error) as error:
@@ -65,9 +60,9 @@ def serve(
     runners = [Runner(recordings), Runner(gpus)]
     for runner in runners:
         runner.start()
-    host, port = listener.getsockname()[:2]
-    print(f"trainvitals: http://{_in_url(host)}:{port}", flush=True)
-    application = create_app(recordings, runners, history, [*LOCAL_HOSTS, _in_url(host)])
+    address = Address(*listener.getsockname()[:2])
+    print(f"trainvitals: http://{address}", flush=True)
+    application = create_app(recordings, runners, history, [*LOCAL_HOSTS, in_url(address.host)])
     config = uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=2)
     # uvicorn stops in order and then raises the signal again for whoever was there before it.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -84,39 +79,19 @@ def _end_well(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def _bind(listen: str) -> socket.socket:
-    """A bound socket; ends the command with a sentence when the address will not do."""
-    host, _, port_text = listen.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port_text.isdecimal() or int(port_text) > 65535:
-        _stop(f"--listen {listen} is not HOST:PORT; for example --listen {DEFAULT_LISTEN}")
-    if not _is_loopback(host):
-        _stop(f"--listen {listen} is not a loopback address; the service answers to this machine only")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+def _bind(address: Address) -> socket.socket:
+    """A bound socket; ends the command with a sentence when the port is taken."""
+    listener = socket.socket(address.family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, int(port_text)))
+        listener.bind(address)
         listener.listen(128)
     except OSError as error:
         _stop(
-            f"port {port_text} of {host} cannot be used ({error.strerror}); "
-            f"choose another with --listen {host}:PORT (0 takes a free one)"
+            f"port {address.port} of {address.host} cannot be used ({error.strerror}); "
+            f"choose another with --listen {in_url(address.host)}:PORT (0 takes a free one)"
         )
     return listener
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _stop(message: str) -> NoReturn:

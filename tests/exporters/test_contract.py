@@ -6,13 +6,15 @@ import itertools
 import math
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from exporters.catalog import CATALOG
 from exporters.collector import Histogram, Sample
-from exporters.recordings import Endings, RecordingsCollector
+from exporters.followed import Endings, SeenAlive
+from exporters.recordings import RecordingsCollector
 from exporters.simulated_gpu import SimulatedGpuCollector
 from tests.exporters.looks import Clocks, Look, counters, names, published, state, timestamps, value, values
 from tests.exporters.trainers import Trainer, set_slot, small_recording
@@ -224,8 +226,8 @@ class RememberedEndings(Endings):
     def seen_alive_ns(self, path: Path, boot_id: str) -> int:
         return self.seen.get((path, boot_id), 0)
 
-    def remember(self, path: Path, boot_id: str, monotonic_ns: int) -> None:
-        self.seen[path, boot_id] = monotonic_ns
+    def remember(self, seen: Iterable[SeenAlive]) -> None:
+        self.seen.update({(each.path, each.boot_id): each.monotonic_ns for each in seen})
 
 
 def assert_none_fell(before: list[Sample], after: list[Sample]) -> None:
@@ -261,6 +263,57 @@ def test_no_counter_falls_while_a_run_lives_when_it_ends_and_when_the_service_is
         assert_none_fell(before, after)
     assert state(looks[-1]) == ("killed" if last_line == "kill" else "finished")
     assert timestamps(looks[-1]) == timestamps(looks[-3])
+
+
+@pytest.mark.parametrize("service_was_killed", [False, True])
+def test_no_counter_falls_where_a_silent_trainer_dies_while_the_service_is_away(
+    tmp_path: Path, clocks: Clocks, service_was_killed: bool
+) -> None:
+    def collector() -> RecordingsCollector:
+        return RecordingsCollector(
+            [tmp_path], last_seen=endings, monotonic_ns=clocks.monotonic_ns, wall=clocks.wall
+        )
+
+    endings = RememberedEndings()
+    first = collector()
+    trainer = small_recording(tmp_path, "a-run")
+    before = list(first.collect())
+    for seconds in (11, 3):
+        clocks.ahead_seconds += seconds
+        before = before if service_was_killed and seconds == 3 else list(first.collect())
+    if not service_was_killed:
+        first.close()
+    trainer.disarm()  # lets the lock go and says nothing: what the kernel does for a killed process
+    second = collector()
+    after = list(second.collect())
+    second.close()
+    first.close()
+
+    assert state(after) == "killed"
+    assert_none_fell(before, after)
+    silent = value(after, "training_phase_seconds_total", phase="init")
+    assert isinstance(silent, float)
+    assert silent > 10
+
+
+def test_no_phase_falls_when_the_writer_stores_its_change_of_phase_late(
+    tmp_path: Path, clocks: Clocks, look: Look
+) -> None:
+    """It took its clock, was preempted while a look was made, and went on."""
+    trainer = small_recording(tmp_path, "a-run")
+    start_ns, second_ns = trainer.static.start_monotonic_ns, 10**9
+    forward, backward = recording.PHASE_CODES["forward"], recording.PHASE_CODES["backward"]
+    set_slot(trainer, phase_word=start_ns & ~recording.PHASE_MASK | forward)
+    clocks.stopped_at_ns = start_ns + second_ns + second_ns // 100
+    before = look()
+    trainer.unsigned[recording.SLOT["phase_ns"] + forward] = second_ns
+    set_slot(trainer, phase_word=(start_ns + second_ns) & ~recording.PHASE_MASK | backward)
+    after = look()
+
+    assert value(before, "training_phase_seconds_total", phase="forward") == 1.01
+    assert_none_fell(before, after)
+    clocks.stopped_at_ns += second_ns
+    assert value(look(), "training_phase_seconds_total", phase="backward") == 1.01
 
 
 def test_no_counter_falls_while_a_process_records_a_thousand_steps_a_second(
@@ -311,8 +364,23 @@ def test_there_is_no_perplexity_of_another_loss(tmp_path: Path, look: Look, loss
     samples = look()
     monitor.finish()
 
-    assert {"training_loss", "validation_loss", "training_loss_tokens_total"} < names(samples)
+    assert {"training_loss", "validation_loss"} < names(samples)
     assert {"training_perplexity", "validation_perplexity"}.isdisjoint(names(samples))
+
+
+@pytest.mark.parametrize("loss_kind", [None, "policy_gradient", "cross_entropy"])
+def test_a_loss_that_may_be_negative_has_no_sum_that_could_fall(
+    tmp_path: Path, look: Look, loss_kind: str | None
+) -> None:
+    monitor = Monitor(run="a-run", rank=0, world_size=1, directory=tmp_path, loss_kind=loss_kind)
+    with monitor.step():
+        monitor.batch(loss=2.0 if loss_kind == "cross_entropy" else -2.0, trained_tokens=10)
+
+    samples = look()
+    monitor.finish()
+
+    sums = {"training_loss_token_sum_total", "training_loss_tokens_total"}
+    assert sums & names(samples) == (sums if loss_kind == "cross_entropy" else set())
 
 
 def test_a_loss_that_is_not_finite_is_counted_and_not_published(tmp_path: Path, look: Look) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from exporters.alert_inbox import Alert
+from exporters.followed import SeenAlive
 from exporters.history import History
 
 DAY = 86_400.0
@@ -113,13 +114,14 @@ def test_everything_is_there_when_the_file_is_opened_again(history: History, tmp
     recording = tmp_path / "rank-0.1.steps"
     recording.touch()
     history.add_alerts([alert()])
-    history.remember(recording, "boot", 12345)
+    history.remember([SeenAlive(recording, "boot", 12345), SeenAlive(recording, "later-boot", 7)])
     history.close()
 
     again = History(tmp_path / "state" / "history.db")
 
     assert len(again.alerts()) == 1
     assert again.seen_alive_ns(recording, "boot") == 12345
+    assert again.seen_alive_ns(recording, "later-boot") == 7
     assert again.seen_alive_ns(recording, "another-boot") == 0
     again.close()
 
@@ -136,7 +138,7 @@ def test_two_services_may_share_the_file(history: History, clock: Clock, tmp_pat
 def test_what_is_known_of_removed_recordings_is_forgotten_at_the_next_start(
     history: History, tmp_path: Path
 ) -> None:
-    history.remember(tmp_path / "removed.steps", "boot", 1)
+    history.remember([SeenAlive(tmp_path / "removed.steps", "boot", 1)])
     history.close()
 
     again = History(tmp_path / "state" / "history.db")
@@ -159,16 +161,25 @@ def test_a_full_disk_stores_none_of_a_notification_and_spoils_nothing(
     assert len(history.alerts()) == 500
 
 
-def test_an_ending_that_cannot_be_stored_is_logged_and_does_not_raise(
+def test_the_later_of_two_last_signs_of_life_counts(history: History) -> None:
+    path = Path("/run/rank-0.1.steps")
+    for seen_ns in (5, 9, 7):
+        history.remember([SeenAlive(path, "boot", seen_ns)])
+
+    assert history.seen_alive_ns(path, "boot") == 9
+
+
+def test_an_ending_that_cannot_be_stored_is_logged_once_and_does_not_raise(
     history: History, caplog: pytest.LogCaptureFixture
 ) -> None:
     history.close()
 
-    history.remember(Path("/run/rank-0.1.steps"), "boot", 1)
+    for _ in range(2):
+        history.remember([SeenAlive(Path("/run/rank-0.1.steps"), "boot", 1)])
 
     assert history.seen_alive_ns(Path("/run/rank-0.1.steps"), "boot") == 0
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
-    assert "/run/rank-0.1.steps could not be stored" in caplog.records[0].getMessage()
+    assert "of 1 recordings could not be stored" in caplog.records[0].getMessage()
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -217,6 +217,14 @@ def test_a_window_of_a_week_of_fast_steps_stays_small() -> None:
     assert len(window._kept) <= 15 * 60 + 2
 
 
+def test_the_window_is_reached_with_15_minutes_and_20_steps() -> None:
+    assert not StepWindow.reached([])
+    assert not StepWindow.reached(steps(900))
+    assert StepWindow.reached(steps(901))
+    assert not StepWindow.reached(steps(20, seconds=60))
+    assert StepWindow.reached(steps(21, seconds=60))
+
+
 def test_perplexity_of_known_values() -> None:
     assert perplexity(20.0, 10) == pytest.approx(math.exp(2))
     assert perplexity(0.0, 10) == 1.0

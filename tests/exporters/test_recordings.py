@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -230,6 +231,8 @@ def test_a_rank_of_an_earlier_attempt_says_nothing_about_the_newest(
     assert state(samples) == "running"
     assert collector.runs[0].reason is None
     assert value(samples, "training_world_size") == 1
+    assert {sample.labels["rank"] for sample in samples if "rank" in sample.labels} == {"0"}
+    assert [rank.rank for rank in collector.runs[0].ranks] == [0, 1]
 
 
 def test_a_rank_that_died_before_it_could_record_still_counts_in_the_next_attempt(
@@ -255,6 +258,80 @@ def test_a_node_without_rank_0_publishes_its_ranks_only(tmp_path: Path, look: Lo
     scopes = {CATALOG[name].scope for name in names(samples)}
     assert scopes == {"rank", "service"}
     assert value(samples, "training_steps_total", rank="8") == 0
+
+
+# --- a first look at much that is there ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alive", [True, False])
+@pytest.mark.parametrize(("steps_a_second", "needed"), [(2, 1801), (0.01, 21)])
+def test_a_first_look_reads_no_more_steps_than_its_windows_need(
+    tmp_path: Path,
+    collector: RecordingsCollector,
+    monkeypatch: pytest.MonkeyPatch,
+    alive: bool,
+    steps_a_second: float,
+    needed: int,
+) -> None:
+    """15 minutes of them, and 20; some come with the last that are read at once."""
+    static = this_process(run="a-run", node="here", rank=0, local_rank=0, world_size=1, info={})
+    recorder = Recorder(tmp_path, static, ring_capacity=5000)
+    now_ns, step_ns = time.monotonic_ns(), int(1e9 / steps_a_second)
+    for step in range(1, 6001):
+        counts = (step, step, 100 * step, 100 * step, 100 * step)
+        time_ns = max(0, now_ns - (6000 - step) * step_ns)
+        recorder.append(
+            recording.BODY.pack(step, time_ns, step_ns, *(0,) * len(recording.PHASES), *counts, *(1.0,) * 4)
+        )
+    set_slot(recorder, step=6000, steps_expected=6100, last_progress_ns=now_ns)
+    if not alive:
+        recorder.close(FINISHED, now_ns)
+    read = []
+    steps = recording.RecordingReader.steps
+
+    def counted_steps(*arguments: int) -> tuple[list[recording.StepRecord], int]:
+        found = steps(*arguments)  # type: ignore[arg-type]
+        read.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(recording.RecordingReader, "steps", counted_steps)
+
+    list(collector.collect())
+    assert sum(read) < needed + 256
+    (status,) = collector.runs
+    if alive:
+        assert status.eta_seconds == pytest.approx(100 / steps_a_second, rel=0.02)
+        assert status.tokens_per_second == pytest.approx(100 * steps_a_second)
+
+    read.clear()
+    list(collector.collect())
+    assert sum(read) == 0
+
+
+def test_what_a_first_look_has_no_time_for_waits_for_the_next_the_newest_first(
+    tmp_path: Path, clocks: Clocks
+) -> None:
+    """Each glance at the clock is a second after the one before."""
+    for number in range(20):
+        small_recording(tmp_path, f"run-{number}").close(FINISHED, time.monotonic_ns())
+        time.sleep(0.002)
+
+    def slow_monotonic_ns() -> int:
+        clocks.ahead_seconds += 1
+        return clocks.monotonic_ns()
+
+    collector = RecordingsCollector([tmp_path], monotonic_ns=slow_monotonic_ns, wall=clocks.wall)
+    known: list[list[str]] = []
+    while len(known) < 20 and (not known or len(known[-1]) < 20):
+        list(collector.collect())
+        known.append([status.run for status in collector.runs])
+    collector.close()
+
+    assert 1 <= len(known[0]) <= 4
+    for before, after in itertools.pairwise(known):
+        assert len(after) > len(before)
+    assert all(runs == [f"run-{number}" for number in range(19, 19 - len(runs), -1)] for runs in known)
+    assert len(known[-1]) == 20
 
 
 # --- files that vanish --------------------------------------------------------------------------------
@@ -452,8 +529,25 @@ def test_lines_of_events_that_make_no_sense_are_passed_over(tmp_path: Path, look
     assert values(look(), "training_scalar", "name") == {"reward": 0.5}
 
 
+def test_a_scalar_whose_name_or_slot_is_not_as_the_hook_writes_them_is_passed_over(
+    tmp_path: Path, look: Look
+) -> None:
+    recorder = small_recording(tmp_path, "a-run")
+    for slot, name in [
+        *((0, "reward/mean"), (1, "reward/mean"), (0, "renamed"), (2, "a text, with blanks"), (2, "")),
+        *((2, "/home/x"), (2, "x" * 65), (2, "line\nbreak"), (2, "é"), (recording.SCALARS, "far")),
+        *((-1, "before"), (3, "x" * 64)),
+    ]:
+        recorder.event({"event": "scalar", "name": name, "slot": slot})
+    for slot in range(recording.SCALARS):
+        recorder.doubles[recording.SLOT["scalars"] + slot] = slot
+
+    assert values(look(), "training_scalar", "name") == {"reward/mean": 0, "x" * 64: 3}
+
+
 def test_a_number_that_is_nan_in_the_file_is_absent_and_the_others_stay(tmp_path: Path, look: Look) -> None:
-    set_slot(small_recording(tmp_path, "a-run"), loss_token_sum=math.nan, loss=math.nan, steps=7)
+    recorder = small_recording(tmp_path, "a-run", info={"loss_kind": "cross_entropy"})
+    set_slot(recorder, loss_token_sum=math.nan, loss=math.nan, steps=7)
 
     samples = look()
 

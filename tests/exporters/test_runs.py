@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from exporters.progress import StepWindow
-from exporters.runs import Observation, State, label_name, printable, run_status
+from exporters.runs import Observation, State, label_name, printable, run_status, without_folders
 from trainer_hooks.recording import FAILED, FINISHED, RUNNING, Live, Static
 
 SECOND = 10**9
@@ -47,6 +47,7 @@ def observed(
         live=Live(phase_word=started_ns & ~15, last_progress_ns=progress_seconds * SECOND, **live),
         alive=alive,
         now_ns=NOW_NS,
+        phase_seconds={},
         wall_offset_seconds=50_000.0,
         window=StepWindow(),
         reason=reason,
@@ -176,3 +177,37 @@ def test_a_key_becomes_the_name_of_a_label(key: str, name: str) -> None:
 def test_text_that_utf8_cannot_hold_is_replaced() -> None:
     assert printable("naïve") == "naïve"
     assert printable("model-\udcff") == "model-?"
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("/home/alice/models/tiny", "tiny"),
+        ("/home/alice/models/tiny/", "tiny"),
+        ("~/models/tiny", "tiny"),
+        ("~alice/models/tiny", "tiny"),
+        ("./models/tiny", "tiny"),
+        ("../models/tiny", "tiny"),
+        ("C:\\Users\\alice\\tiny", "tiny"),
+        ("c:/Users/alice/tiny", "tiny"),
+        ("meta-llama/Llama-3-8B", "meta-llama/Llama-3-8B"),
+        ("hf://alice/tiny", "hf://alice/tiny"),
+        ("bf16", "bf16"),
+        ("", ""),
+    ],
+)
+def test_a_local_path_in_info_becomes_its_last_component(text: str, label: str) -> None:
+    assert without_folders(text) == label
+    assert run_status([observed(info={"model": text})], 60).info == {"model": label}
+
+
+def test_where_the_newest_attempt_has_no_rank_0_here_the_run_is_told_by_its_first_rank() -> None:
+    status = run_status(
+        [
+            observed(rank=0, attempt=1, progress_seconds=400, alive=False, step=7),
+            observed(rank=1, attempt=2, started_seconds=500, step=3),
+        ],
+        stall_after_seconds=60,
+    )
+
+    assert status.step == 3

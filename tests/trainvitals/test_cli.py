@@ -106,7 +106,7 @@ def test_a_missing_extra_is_named_with_what_brings_it(module: str, command: str,
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == (
         f"trainvitals {command}: the module {module} is not installed; "
-        f"pip install 'trainvitals[{extra}]' brings it\n"
+        f"in a checkout of trainvitals, pip install ./trainer_hooks '.[{extra}]' brings it\n"
     )
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from exporters.gpu import GpuIdentity, GpuReading, NodeReading, NvmlUnavailableE
 from tests import fake_nvml
 from trainvitals import doctor
 from trainvitals.doctor import Finding
+from trainvitals.listen import Address, parse_listen
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -117,11 +119,26 @@ def test_gpus_that_answer_are_named_with_their_driver(tmp_path: Path, free_port:
     assert "2 NVIDIA H100 80GB HBM3; driver 570.86.15" in finished.stdout
 
 
-def test_an_address_that_is_none_is_refused() -> None:
-    finished = run_doctor("--listen", "8003")
+@pytest.mark.parametrize(("listen", "problem"), [("8003", "HOST:PORT"), ("0.0.0.0:8003", "loopback")])
+def test_an_address_the_service_would_refuse_is_refused(listen: str, problem: str) -> None:
+    finished = run_doctor("--listen", listen)
 
     assert finished.returncode == 2
-    assert "HOST:PORT" in finished.stderr
+    assert problem in finished.stderr
+
+
+def test_an_ipv6_address_is_asked_about_as_the_service_is_told_it(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET6) as listener:
+        listener.bind(("::1", 0))
+        listener.listen()
+        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+        port = listener.getsockname()[1]
+        taken = doctor.port_finding(parse_listen(f"[::1]:{port}"))
+    free = doctor.port_finding(parse_listen(f"[::1]:{port}"))
+
+    assert taken.detail == "taken by a program that does not answer GET /health"
+    assert f"--listen [::1]:{port + 1 if port < 65535 else port - 1}" in taken.remedy
+    assert free == Finding(f"port {port}", "ok", "free on ::1")
 
 
 # --- its findings ---------------------------------------------------------------------------------------
@@ -158,6 +175,18 @@ def test_a_missing_driver_is_limited_with_its_remedy() -> None:
     assert doctor.gpu_finding(read) == Finding("GPUs", "limited", "no driver", "install one")
 
 
+def test_a_driver_that_answers_nonsense_is_limited_with_what_it_said_and_at_once() -> None:
+    def read() -> NodeReading:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    began = time.monotonic()
+    finding = doctor.gpu_finding(read)
+
+    assert finding.status == "limited"
+    assert finding.detail.startswith("reading them failed with UnicodeDecodeError: 'utf-8' codec")
+    assert time.monotonic() - began < 5
+
+
 def test_a_driver_that_hangs_does_not_hang_the_doctor() -> None:
     released = threading.Event()
 
@@ -178,7 +207,7 @@ def test_a_port_in_use_by_a_program_that_speaks_no_http_fails(free_port: int) ->
         listener.listen()
         threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
 
-        finding = doctor.port_finding("127.0.0.1", free_port)
+        finding = doctor.port_finding(Address("127.0.0.1", free_port))
 
     assert finding.status == "failed"
     assert finding.detail == "taken by a program that does not answer GET /health"
@@ -187,7 +216,7 @@ def test_a_port_in_use_by_a_program_that_speaks_no_http_fails(free_port: int) ->
 
 def test_a_port_in_use_by_another_web_server_fails() -> None:
     with web_server({}) as port:
-        finding = doctor.port_finding("127.0.0.1", port)
+        finding = doctor.port_finding(Address("127.0.0.1", port))
 
     assert finding.status == "failed"
     assert finding.detail == "taken by another program; GET /health gives 404"
@@ -195,18 +224,18 @@ def test_a_port_in_use_by_another_web_server_fails() -> None:
 
 def test_a_port_where_the_service_answers_is_fine() -> None:
     with web_server({"/health": "{}", "/metrics": "trainvitals_wallclock_seconds 1.7e9\n"}) as port:
-        finding = doctor.port_finding("127.0.0.1", port)
+        finding = doctor.port_finding(Address("127.0.0.1", port))
 
     assert finding == Finding(f"port {port}", "ok", "the service runs here")
 
 
 def test_a_healthy_server_that_is_not_ours_is_told_apart() -> None:
     with web_server({"/health": "ok", "/metrics": "go_goroutines 7\n"}) as port:
-        assert doctor.port_finding("127.0.0.1", port).status == "failed"
+        assert doctor.port_finding(Address("127.0.0.1", port)).status == "failed"
 
 
 def test_an_address_this_machine_does_not_have_fails_with_its_reason(free_port: int) -> None:
-    finding = doctor.port_finding("192.0.2.1", free_port)
+    finding = doctor.port_finding(Address("192.0.2.1", free_port))
 
     assert finding.status == "failed"
     assert "192.0.2.1" in finding.detail
@@ -233,7 +262,7 @@ def test_torch_that_sees_no_gpu_though_built_for_cuda_is_limited(tmp_path: Path)
 def test_a_machine_without_torch_is_limited_to_serving() -> None:
     finding = doctor.torch_finding(None)
 
-    assert (finding.status, finding.remedy) == ("limited", "pip install 'trainvitals[workload]'")
+    assert (finding.status, finding.remedy) == ("limited", "pip install ./trainer_hooks '.[workload]'")
 
 
 def test_a_program_is_found_under_any_of_its_names_and_a_missing_one_is_named() -> None:
@@ -265,7 +294,12 @@ def test_an_extra_is_installed_when_all_it_requires_is(tmp_path: Path) -> None:
 
     assert findings == [
         Finding("[service]", "ok", "installed"),
-        Finding("[drawing]", "limited", "not installed: no-such-brush", "pip install 'trainvitals[drawing]'"),
+        Finding(
+            "[drawing]",
+            "limited",
+            "not installed: no-such-brush",
+            "pip install ./trainer_hooks '.[drawing]'",
+        ),
     ]
 
 

@@ -1,0 +1,180 @@
+"""One recording followed from its first look to its end, and when it was last seen alive."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from exporters.progress import StepWindow
+from exporters.runs import Observation, printable
+from trainer_hooks import recording
+from trainer_hooks.recording import SCALARS, EventReader, RecordingReader, Static, StepRecord
+
+CLOCK_WAS_SET_SECONDS = 0.25
+_RECORDS_AT_ONCE = 256
+_SCALAR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}")
+
+
+class SeenAlive(NamedTuple):
+    """When a recording was last seen alive, in monotonic ns of that boot."""
+
+    path: Path
+    boot_id: str
+    monotonic_ns: int
+
+
+class Endings:
+    """When each recording was last seen alive, so that a service started after its death knows.
+
+    Its phases were published up to then; a counter must not fall back to the recording's own last sign.
+    Neither method raises.
+    """
+
+    def seen_alive_ns(self, path: Path, boot_id: str) -> int:
+        return 0
+
+    def remember(self, seen: Iterable[SeenAlive]) -> None: ...
+
+
+class Followed:
+    """One recording with what has been read of it so far. A dead one is read once more and closed."""
+
+    def __init__(self, reader: RecordingReader) -> None:
+        self.path = reader.path
+        self.has_name = True
+        self._reader = reader
+        self._events = EventReader(reader.path)
+        self._window = StepWindow()
+        self._newest_record = 0
+        self._reason: str | None = None
+        self._scalar_names: dict[int, str] = {}
+        self._seen_alive_ns = 0
+        self._remembered_ns = 0
+        self._phase_seconds: dict[str, float] = {}
+        self._last: Observation | None = None
+        self._file: tuple[int, int] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was at the last look; true before the first."""
+        return self._last is None or self._last.alive
+
+    @property
+    def ended_at(self) -> float:
+        """Of a dead one: when, in unix seconds."""
+        assert self._last is not None
+        return self._last.wall(self._last.end_ns)
+
+    @property
+    def was_killed(self) -> bool:
+        return self._last is not None and not self.alive and self._last.live.outcome == recording.RUNNING
+
+    def not_yet_remembered(self) -> SeenAlive | None:
+        """When it was last seen alive, told once."""
+        if self._seen_alive_ns <= self._remembered_ns:
+            return None
+        self._remembered_ns = self._seen_alive_ns
+        return SeenAlive(self.path, self._reader.static.boot_id, self._seen_alive_ns)
+
+    def was_replaced(self) -> bool:
+        """Whether the file of this name is no longer the one that was opened."""
+        return self._reader.unlinked if self.alive else file_at(self.path) != self._file
+
+    def observe(
+        self, monotonic_ns: Callable[[], int], wall_offset_seconds: float, endings: Endings
+    ) -> Observation:
+        if self._last is not None and not self._last.alive:
+            return self._last
+        reader, static = self._reader, self._reader.static
+        asked_ns = monotonic_ns()
+        alive = reader.alive()  # before the values: those of a dead one are its last
+        live = reader.live()
+        if self._last is None:
+            self._take_newest_steps(live.records)
+        records, newest = reader.steps(self._newest_record)
+        self._window.add(records, complete=newest - self._newest_record == len(records))
+        self._newest_record = newest
+        if self.has_name:
+            for event in self._events.new():
+                self._take(event)
+        if alive:
+            self._seen_alive_ns = asked_ns
+        elif self._seen_alive_ns == 0:
+            self._seen_alive_ns = self._remembered_ns = endings.seen_alive_ns(self.path, static.boot_id)
+        now_ns = max(self._seen_alive_ns, live.last_sign_ns)
+        self._last = Observation(
+            static=static,
+            attempt=reader.attempt,
+            live=live,
+            alive=alive,
+            now_ns=now_ns,
+            phase_seconds=self._never_less(live.phase_seconds(static.start_monotonic_ns, now_ns)),
+            wall_offset_seconds=_wall_offset_seconds(static, wall_offset_seconds),
+            window=self._window,
+            reason=self._reason,
+            scalar_names=self._scalar_names,
+        )
+        if not alive:
+            reader.close()
+            self._file = file_at(self.path)
+        return self._last
+
+    def _take_newest_steps(self, newest: int) -> None:
+        """Fill the window, back from the record `newest` to where it needs no more."""
+        records: list[StepRecord] = []
+        first = newest
+        while first > 0 and not StepWindow.reached(records):
+            first, up_to = max(0, first - _RECORDS_AT_ONCE), first
+            older, _ = self._reader.steps(first, up_to)
+            if not older:
+                break
+            records = older + records
+        self._window.add(records, complete=len(records) == newest)
+        self._newest_record = newest
+
+    def _never_less(self, phase_seconds: Mapping[str, float]) -> Mapping[str, float]:
+        """The seconds, of no phase less than at an earlier look.
+
+        Between the writer's look at its clock and its change of phase, the phase that ends was seen longer.
+        """
+        self._phase_seconds = {
+            phase: max(seconds, self._phase_seconds.get(phase, 0.0))
+            for phase, seconds in phase_seconds.items()
+        }
+        return self._phase_seconds
+
+    def _take(self, event: dict[str, object]) -> None:
+        match event:
+            case {"event": "scalar", "name": str(name), "slot": int(slot)}:
+                if 0 <= slot < SCALARS and _SCALAR_NAME.fullmatch(name) and self._is_free(name, slot):
+                    self._scalar_names[slot] = name
+            case {"event": "finish", "reason": str(reason)} | {"event": "fail", "type": str(reason)}:
+                self._reason = printable(reason)
+
+    def _is_free(self, name: str, slot: int) -> bool:
+        return slot not in self._scalar_names and name not in self._scalar_names.values()
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def file_at(path: Path) -> tuple[int, int] | None:
+    """What tells a dead recording from another under its name: inode and time of the last change, in ns."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _wall_offset_seconds(static: Static, clocks_offset_seconds: float) -> float:
+    """What turns monotonic seconds of a recording into unix time.
+
+    Its own pair of clocks, so that times come out alike in every service and after its restart; the clocks
+    of now where somebody has set them since.
+    """
+    own = (static.start_wall_ns - static.start_monotonic_ns) / 1e9
+    was_set = abs(clocks_offset_seconds - own) > CLOCK_WAS_SET_SECONDS
+    return clocks_offset_seconds if was_set and static.boot_id == recording.boot_id() else own
