@@ -33,7 +33,9 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     echo "Python 3.11 or newer is needed, $python is $("$python" -V 2>&1); name one with PYTHON=…" >&2
     exit 1
 fi
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+# An interrupted venv has python and no pip.
+[ -x .venv/bin/pip ] || "$python" -m venv .venv
+echo "Installing into .venv; torch takes minutes on a slow line"
 .venv/bin/python -m pip install --quiet --constraint tests/constraints.txt \
     --editable ./trainer_hooks --editable '.[all,dev]'
 touch .venv/.complete

@@ -13,14 +13,16 @@ from alerts.thresholds import duration
 class Routing:
     """Where notifications go and when; times in seconds, those of a demonstration can be short.
 
-    `group_wait_seconds` absorbs a launcher that restarts a killed run at once. A kill is known within 5 s,
-    scraped within 15 and evaluated within 15 more: with this wait the page is out within a minute.
+    The service answers on loopback alone, so `webhook_url` reaches the one on Alertmanager's own machine.
+    `group_wait_seconds` often spares a page for a killed run that its launcher restarts at once. A kill is
+    known within 5 s, scraped within 15 and evaluated within 15 more: with this wait the page is out within a
+    minute.
     `group_interval_seconds` is how soon a change is told, an end for example. `repeat_seconds` is when an
     alert that still fires is told again; a kill fires for an hour and repeats after a day: it is told once.
     `max_alerts` bounds what one notification carries; Alertmanager says how many it cut off.
     """
 
-    webhook_url: str = "http://training-service:8003/api/v1/alerts"
+    webhook_url: str = "http://127.0.0.1:8003/api/v1/alerts"
     group_wait_seconds: float = 15
     group_interval_seconds: float = 60
     repeat_seconds: float = 4 * 60 * 60

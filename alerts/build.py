@@ -18,6 +18,7 @@ GENERATED = Path(__file__).parent / "generated"
 ALERTMANAGER_FILE = "alertmanager.yml"
 COMMAND = "python -m alerts.build"
 
+_YAML = "*.y*ml"
 _HEADER = f"# Written by `{COMMAND}` from {{source}}; change that and run it again.\n"
 
 
@@ -29,8 +30,7 @@ def groups(thresholds: Thresholds) -> tuple[Group, ...]:
 def rule_files(thresholds: Thresholds) -> dict[str, str]:
     """The text of each rule file by its name, one file a group."""
     return {
-        f"{group.name}.yaml": _HEADER.format(source=f"alerts/{group.name}.py")
-        + group.to_yaml(thresholds.runbook_base)
+        f"{group.name}.yaml": _HEADER.format(source=f"alerts/{group.name}.py") + group.to_yaml(thresholds)
         for group in groups(thresholds)
     }
 
@@ -42,19 +42,24 @@ def files(thresholds: Thresholds, routing: Routing) -> dict[str, str]:
 
 
 def write(directory: Path, thresholds: Thresholds | None = None, routing: Routing | None = None) -> None:
-    """Write the rule files (`*.yaml`) and `alertmanager.yml` into `directory`, by default as shipped.
+    """Make the YAML files in `directory` the rule files and `alertmanager.yml`, by default as shipped.
 
-    Makes the directory where it is missing; raises OSError when it cannot be written.
+    Makes the directory where it is missing; what is left of former groups is removed. Raises OSError when it
+    cannot be written.
     """
+    texts = files(thresholds or Thresholds(), routing or Routing())
     directory.mkdir(parents=True, exist_ok=True)
-    for name, text in files(thresholds or Thresholds(), routing or Routing()).items():
+    for path in directory.glob(_YAML):
+        if path.name not in texts:
+            path.unlink()
+    for name, text in texts.items():
         (directory / name).write_text(text, encoding="utf-8")
 
 
 def stale_files(directory: Path) -> list[Path]:
     """Files of `directory` that differ from what the code says, are missing, or that nothing writes."""
     expected = files(Thresholds(), Routing())
-    present = {path.name: path.read_text(encoding="utf-8") for path in directory.glob("*.y*ml")}
+    present = {path.name: path.read_text(encoding="utf-8") for path in directory.glob(_YAML)}
     names = sorted(expected.keys() | present.keys())
     return [directory / name for name in names if expected.get(name) != present.get(name)]
 
@@ -69,7 +74,7 @@ def main(arguments: Sequence[str] | None = None, directory: Path = GENERATED) ->
         return 0
     stale = stale_files(directory)
     for path in stale:
-        print(f"{path} is not what the code says; run `{COMMAND}`, or delete it", file=sys.stderr)
+        print(f"{path} is not what the code says; run `{COMMAND}`", file=sys.stderr)
     return 1 if stale else 0
 
 

@@ -12,7 +12,8 @@ MEMORY_USED_RATIO = f"gpu:{catalog.NVIDIA_GPU_MEMORY_USED_BYTES.name.removesuffi
 
 
 def gpu_health(thresholds: Thresholds) -> Group:
-    # Aggregated first, so that a service scraped by two jobs is one GPU and not a many-to-many error.
+    # Aggregated first, so that two jobs scraping a service under one instance make one alert, not a
+    # many-to-many error. Under two instances its GPUs alert twice.
     device = "(cluster, instance, gpu, uuid)"
     return Group(
         "gpu_health",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
-from alerts.thresholds import duration
+from alerts.thresholds import Thresholds, duration
 
 Severity = Literal["critical", "warning", "info"]
 # What is at fault, which says who is called: a run's owner, whoever looks after the machines, or us.
@@ -68,13 +68,14 @@ class Group:
     name: str
     rules: tuple[RecordingRule | AlertRule, ...]
 
-    def to_yaml(self, runbook_base: str) -> str:
+    def to_yaml(self, thresholds: Thresholds) -> str:
         """The group as a rule file of its own."""
         rules = [
-            rule.to_mapping(runbook_base) if isinstance(rule, AlertRule) else rule.to_mapping()
+            rule.to_mapping(thresholds.runbook_base) if isinstance(rule, AlertRule) else rule.to_mapping()
             for rule in self.rules
         ]
-        return dump({"groups": [{"name": f"trainvitals.{self.name}", "rules": rules}]})
+        interval = duration(thresholds.evaluation_interval_seconds)
+        return dump({"groups": [{"name": f"trainvitals.{self.name}", "interval": interval, "rules": rules}]})
 
 
 class _Dumper(yaml.SafeDumper):

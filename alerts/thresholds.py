@@ -15,16 +15,18 @@ class Thresholds:
     """The shipped figures; raises ValueError for a set under which an alert could never fire.
 
     `job` is the name under which Prometheus scrapes the service. `lookback_seconds` is how long a run is
-    remembered after its last sample, by a dead node for example; the service publishes the series this
-    rests on for 25 hours after a run's end. `stall_for_seconds` is one scrape interval: a Prometheus that was
-    down must see a run once before it calls it stalled. `runbook_base` is what stands before a runbook's file
-    name: the folder in the repository, or the address under which a site serves it.
+    remembered after its last sample, by a dead node for example; the service publishes the series this rests
+    on for 25 hours after a run's end. `evaluation_interval_seconds` is how often the rules are evaluated,
+    whatever Prometheus's own default is. `stall_for_seconds` leaves time for a scrape: a Prometheus that was
+    down for long must see a run once before it calls it stalled. `runbook_base` is what stands before a
+    runbook's file name: the folder in the repository, or the address under which a site serves it.
     """
 
     job: str = "training-service"
+    evaluation_interval_seconds: float = 15
     lookback_seconds: float = 24 * 60 * 60
     stall_seconds: float = 30 * 60
-    stall_for_seconds: float = 15
+    stall_for_seconds: float = 60
     killed_page_seconds: float = 60 * 60
     service_down_for_seconds: float = 5 * 60
     gpu_memory_ratio: float = 0.9

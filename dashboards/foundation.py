@@ -163,6 +163,9 @@ def gpu_utilization() -> TimeSeries:
 def gpu_memory() -> TimeSeries:
     used = of_node(catalog.NVIDIA_GPU_MEMORY_USED_BYTES)
     total = of_node(catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES)
+    # Named labels, so that one that differs between the two cannot silence the panel, and neither can a GPU
+    # that two jobs find.
+    device = "(cluster, instance, gpu, uuid)"
     return TimeSeries(
         title="GPU memory",
         description=(
@@ -180,8 +183,7 @@ def gpu_memory() -> TimeSeries:
         legend_values=("lastNotNull", "mean", "max"),
         targets=[
             Query(
-                # Named labels, so that one that differs between the two cannot silence the panel.
-                expr=f"{used} / on (cluster, instance, gpu, uuid) {total} * 100",
+                expr=f"max by {device} ({used}) / on {device} max by {device} ({total}) * 100",
                 legend="GPU {{gpu}} on {{instance}}",
             )
         ],
@@ -213,6 +215,8 @@ def container_cpu() -> TimeSeries:
 def container_memory() -> TimeSeries:
     usage = of_other_exporter(CONTAINER_MEMORY_USAGE_BYTES, *_SERVICE_CONTAINERS)
     memory_limit = of_other_exporter(CONTAINER_SPEC_MEMORY_LIMIT_BYTES, *_SERVICE_CONTAINERS)
+    # A container that was restarted has two series for a while, which differ by `id` alone.
+    container = "(cluster, namespace, pod, container)"
     return TimeSeries(
         title="Container memory",
         description=(
@@ -229,7 +233,8 @@ def container_memory() -> TimeSeries:
         targets=[
             Query(
                 # A container without a limit has the limit 0.
-                expr=f"{usage} / on (cluster, namespace, pod, container) ({memory_limit} > 0) * 100",
+                expr=f"max by {container} ({usage}) / on {container} "
+                f"max by {container} ({memory_limit} > 0) * 100",
                 legend="{{pod}} {{container}}",
             )
         ],

@@ -40,7 +40,7 @@ T = TypeVar("T")
 STALL_SECONDS = 10.0
 FIRST_STEPS_SECONDS = 240.0
 ALERT_SECONDS = 90.0
-SCALED = Thresholds(stall_seconds=STALL_SECONDS, stall_for_seconds=0, evaluation_interval_seconds=1)
+SCALED = Thresholds(stall_seconds=STALL_SECONDS, stall_for_seconds=0)
 ONE_PAGE_SECONDS = STALL_SECONDS + 5.0
 PLAIN_LINE_EVERY_SECONDS = 10.0
 

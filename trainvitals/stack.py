@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,8 @@ from trainvitals.interruption import held
 
 SERVICE, PROMETHEUS, ALERTMANAGER = "service", "prometheus", "prometheus-alertmanager"
 
+INTERVAL_SECONDS = 1
+
 _RUN_STATUS = TypeAdapter(RunStatus)
 
 
@@ -37,7 +40,7 @@ class Stack:
         self.recordings = directory / "recordings"
         self.service_url = self.prometheus_url = self.alertmanager_url = ""
         self._directory = directory
-        self._thresholds = thresholds
+        self._thresholds = replace(thresholds, evaluation_interval_seconds=INTERVAL_SECONDS)
         self._simulate_gpus = simulate_gpus
         self._children: list[Child] = []
 
@@ -157,7 +160,7 @@ class Stack:
             return [{"targets": [url.removeprefix("http://")]}]
 
         return {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": f"{INTERVAL_SECONDS}s"},
             "rule_files": [str(self._directory / "alerts" / "*.yaml")],
             "scrape_configs": [
                 {"job_name": self._thresholds.job, "static_configs": targets(self.service_url)}

@@ -55,6 +55,14 @@ def test_a_check_names_a_file_that_no_group_writes_any_more(
     assert "former_group.yaml" in capsys.readouterr().err
 
 
+def test_a_build_removes_what_is_left_of_a_former_group_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "former_group.yaml").write_text("groups: []\n")
+    (tmp_path / "notes.txt").write_text("mine\n")
+    assert main([], tmp_path) == 0
+    assert not (tmp_path / "former_group.yaml").exists()
+    assert (tmp_path / "notes.txt").exists()
+
+
 def test_a_demonstration_writes_its_own_figures(tmp_path: Path) -> None:
     write(tmp_path / "stack", Thresholds(stall_seconds=10), Routing(webhook_url="http://127.0.0.1:9/hook"))
     assert "max > 10\n" in (tmp_path / "stack" / "lifecycle.yaml").read_text()

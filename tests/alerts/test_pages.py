@@ -23,7 +23,7 @@ from tests.prometheus import PrometheusServer
 DEADLINE_SECONDS = 60.0
 # So that Alertmanager has the same alert over and over to tell once.
 FLAGS = ("--rules.alert.resend-delay=1s",)
-THRESHOLDS = Thresholds(stall_seconds=8, stall_for_seconds=1)
+THRESHOLDS = Thresholds(evaluation_interval_seconds=0.5, stall_seconds=8, stall_for_seconds=1)
 
 
 class Nodes:
@@ -129,7 +129,7 @@ def firing(notifications: list[Notification]) -> list[Notification]:
 
 def test_one_kill_is_one_page_that_ends_when_the_run_is_started_elsewhere(stack: Stack) -> None:
     now = time.time()
-    stack.nodes.pages["a"] = page_of_a_run(start=now - 60, progress=now)
+    stack.nodes.pages["a"] = page_of_a_run(start=now - 60, progress=now + 3600)
     with stack.prometheus() as prometheus:
         wait_until_scraped(prometheus, f"{catalog.TRAINING_RUN_START_TIMESTAMP_SECONDS}")
         died = time.time()
@@ -159,7 +159,8 @@ def test_a_run_that_vanished_with_its_node_pages_after_prometheus_was_restarted(
     stack.nodes.pages["a"] = page_of_a_run(start=start, progress=start + 3600)
     with stack.prometheus() as prometheus:
         wait_until_scraped(prometheus, f"{catalog.TRAINING_LAST_PROGRESS_TIMESTAMP_SECONDS}")
-        last_progress = time.time()
+        # Ahead of the clock: the stall must not be due before Prometheus has ended, however slowly it does.
+        last_progress = time.time() + 20
         stack.nodes.pages["a"] = page_of_a_run(start=start, progress=last_progress)
         wait_until_scraped(
             prometheus, f"{catalog.TRAINING_LAST_PROGRESS_TIMESTAMP_SECONDS} < {last_progress + 1}"

@@ -88,6 +88,7 @@ def test_every_threshold_moves_a_rule() -> None:
     shipped = rule_files(Thresholds())
     for moved in (
         Thresholds(job="other"),
+        Thresholds(evaluation_interval_seconds=1),
         Thresholds(lookback_seconds=80_000),
         Thresholds(stall_seconds=10),
         Thresholds(stall_for_seconds=1),
@@ -99,6 +100,11 @@ def test_every_threshold_moves_a_rule() -> None:
         Thresholds(runbook_base="https://example.org/runbooks/"),
     ):
         assert rule_files(moved) != shipped
+
+
+def test_every_group_is_evaluated_every_fifteen_seconds_whatever_prometheus_does_by_default() -> None:
+    for text in rule_files(Thresholds()).values():
+        assert [group["interval"] for group in yaml.safe_load(text)["groups"]] == ["15s"]
 
 
 def test_a_text_that_names_a_threshold_follows_it() -> None:
@@ -115,7 +121,7 @@ def test_a_runbook_link_is_the_base_and_the_name_of_the_alert() -> None:
 
 def test_a_query_of_several_lines_is_written_as_a_block() -> None:
     group = Group("some", (RecordingRule("a:b:c", "up\n  == 0"),))
-    text = group.to_yaml("runbooks")
+    text = group.to_yaml(Thresholds())
     assert "expr: |-\n" in text
     assert yaml.safe_load(text)["groups"][0]["rules"] == [{"record": "a:b:c", "expr": "up\n  == 0"}]
 

@@ -1,5 +1,7 @@
 """Two hours of training as Prometheus would have recorded them: two runs, two GPUs, the service's container.
 
+As happens, the container was restarted and its predecessor is still seen, and a second job scrapes the GPUs.
+
 The numbers are made up, but move as in a training, so that a picture of them can be judged by eye.
 """
 
@@ -19,15 +21,18 @@ EVALUATION_SECONDS = 600
 GIB = 2**30
 
 SERVICE = {"job": "training-service", "instance": "gpu-node-1:8003"}
+SECOND_JOB = {**SERVICE, "job": "pods"}
 CONTAINER = {
     "job": "kubelet",
     "instance": "10.0.0.7:10250",
     "namespace": "pixelated-training",
     "pod": "training-service-6d5f",
     "container": "trainer",
+    "id": "/kubepods/pod1/restarted",
 }
+PREDECESSOR = {**CONTAINER, "id": "/kubepods/pod1/killed"}
 # The sums cAdvisor adds for the pod: no panel may count them.
-WHOLE_POD = {**CONTAINER, "container": ""}
+WHOLE_POD = {**CONTAINER, "container": "", "id": "/kubepods/pod1"}
 
 Course = Callable[[float], float]
 
@@ -97,7 +102,8 @@ def _gpu(index: str, uuid: str, utilization_percent: float, memory_gib: float) -
         ),
     }
     for metric, course in courses.items():
-        yield RecordedSeries(metric.name, {**SERVICE, "gpu": index, "uuid": uuid}, course)
+        for target in (SERVICE, SECOND_JOB):
+            yield RecordedSeries(metric.name, {**target, "gpu": index, "uuid": uuid}, course)
 
 
 def _containers() -> Iterator[RecordedSeries]:
@@ -109,6 +115,9 @@ def _containers() -> Iterator[RecordedSeries]:
         )
         yield RecordedSeries(foundation.CONTAINER_MEMORY_USAGE_BYTES, labels, lambda s: (30 + s / 900) * GIB)
         yield RecordedSeries(foundation.CONTAINER_SPEC_MEMORY_LIMIT_BYTES, labels, lambda _: 64 * GIB)
+    yield RecordedSeries(foundation.CONTAINER_CPU_USAGE_SECONDS_TOTAL, PREDECESSOR, lambda _: 900)
+    yield RecordedSeries(foundation.CONTAINER_MEMORY_USAGE_BYTES, PREDECESSOR, lambda _: 2 * GIB)
+    yield RecordedSeries(foundation.CONTAINER_SPEC_MEMORY_LIMIT_BYTES, PREDECESSOR, lambda _: 64 * GIB)
 
 
 def _decay(start: float, end: float) -> Course:

@@ -119,6 +119,20 @@ def test_the_pods_own_sums_are_not_counted_a_second_time(recorded: Recorded) -> 
     assert container.points[-1][1] == pytest.approx(6.2, rel=0.05)
 
 
+def test_a_restarted_container_is_one_line_while_its_predecessor_is_still_seen(recorded: Recorded) -> None:
+    dashboard = DASHBOARDS["trainvitals-foundation"]
+    (memory,) = [query for query in panel_queries(dashboard) if query.panel == "Container memory"]
+    (container,) = recorded.ask(memory, first_choices(dashboard))
+    assert container.points[-1][1] == pytest.approx(100 * 38 / 64)
+
+
+def test_a_gpu_that_two_jobs_find_is_one_line_of_memory(recorded: Recorded) -> None:
+    dashboard = DASHBOARDS["trainvitals-foundation"]
+    (memory,) = [query for query in panel_queries(dashboard) if query.panel == "GPU memory"]
+    gpus = recorded.ask(memory, first_choices(dashboard) | {"job": ".+"})
+    assert [gpu.labels["gpu"] for gpu in gpus] == ["0", "1"]
+
+
 def test_a_query_that_prometheus_refuses_is_an_error(recorded: Recorded) -> None:
     with pytest.raises(QueryError, match="parse error"):
         recorded.prometheus.query("sum(")

@@ -79,6 +79,17 @@ def test_both_distributions_have_one_version_and_the_hook_needs_nothing() -> Non
     assert "trainer_hooks" not in whole["tool"]["setuptools"]["packages"]
 
 
+def test_the_hook_takes_the_licence_and_a_readme_of_its_own_along() -> None:
+    hook = project(ROOT / "trainer_hooks")["project"]
+
+    assert (hook["license"], hook["license-files"], hook["readme"]) == (
+        "Apache-2.0",
+        ["LICENSE"],
+        "README.md",
+    )
+    assert (ROOT / "trainer_hooks" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
 @pytest.mark.long
 def test_the_hook_installs_into_an_empty_environment_as_one_distribution(tmp_path: Path) -> None:
     """Built with the setuptools of the environment that runs the tests, so that no index is asked."""
@@ -97,8 +108,13 @@ def test_the_hook_installs_into_an_empty_environment_as_one_distribution(tmp_pat
     assert installed(python) - before == {"trainvitals-hook"}
     with zipfile.ZipFile(wheel) as content:
         files = {name for name in content.namelist() if ".dist-info/" not in name}
+        information = f"trainvitals_hook-{trainer_hooks.__version__}.dist-info"
+        licence = content.read(f"{information}/licenses/LICENSE")
+        metadata = content.read(f"{information}/METADATA").decode()
     modules = {f"trainer_hooks/{path.name}" for path in source.glob("*.py")}
     assert files == modules | {"trainer_hooks/py.typed"}
+    assert licence == (ROOT / "LICENSE").read_bytes()
+    assert (ROOT / "trainer_hooks" / "README.md").read_text() in metadata
     code = "import trainer_hooks.monitor as m; print(m.Monitor(run='run', directory='recordings').recording)"
     done = subprocess.run(
         [python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
