@@ -67,7 +67,6 @@ def _service(name: str, kind: Kind, help: str, *labels: str, unit: str = "") -> 
     return _add(Metric(name, kind, help, labels, "service", unit))
 
 
-# --- training, run scope ------------------------------------------------------------------------------
 TRAINING_EPOCH_CURRENT = _run(
     "training_epoch_current", "gauge", "Current epoch; fractions count the way through it."
 )
@@ -186,7 +185,6 @@ TRAINING_RUN_INFO = _run(
 )
 TRAINING_SCALAR = _run("training_scalar", "gauge", "Any other number the trainer logs, by name.", "name")
 
-# --- training, rank scope -----------------------------------------------------------------------------
 TRAINING_BATCHES_PROCESSED_TOTAL = _rank(
     "training_batches_processed_total", "counter", "Micro-batches processed."
 )
@@ -259,7 +257,6 @@ HOOK_DROPPED_TOTAL = _rank(
     "trainvitals_hook_dropped_total", "counter", "Values and events the hook could not record."
 )
 
-# --- GPU ----------------------------------------------------------------------------------------------
 NVIDIA_GPU_INFO = _gpu(
     "nvidia_gpu_info",
     "info",
@@ -292,7 +289,6 @@ NVIDIA_GPU_MEMORY_RESERVED_BYTES = _gpu(
     "nvidia_gpu_memory_reserved_bytes", "gauge", "Device memory the driver keeps for itself.", unit="bytes"
 )
 
-# --- the service itself -------------------------------------------------------------------------------
 COLLECTOR_SUCCESS = _service(
     "trainvitals_collector_success",
     "gauge",

@@ -88,8 +88,6 @@ class RecordingsCollector:
         for followed in [*self._followed.values(), *self._nameless]:
             followed.close()
 
-    # --- looking --------------------------------------------------------------------------------------
-
     def _follow_clock(self) -> None:
         # Published times come out the same at each look, unless somebody set the clock.
         offset = self._wall() - self._monotonic_ns() / 1e9
@@ -169,8 +167,6 @@ class RecordingsCollector:
         alive = [each.static for each in observations if each.alive]
         pids = [static.pid for static in alive if static.pid_namespace == here]
         self._host_memory = host_memory.resident_bytes(pids) if pids else {}
-
-    # --- telling --------------------------------------------------------------------------------------
 
     def _detail(self, status: RunStatus, details: Counter[str]) -> str:
         age = 0.0 if status.ended_at is None else self._wall() - status.ended_at

@@ -334,8 +334,6 @@ def this_process(
     )
 
 
-# --- writing ------------------------------------------------------------------------------------------
-
 _open_recorders: weakref.WeakSet[Recorder] | None = None
 
 
@@ -574,9 +572,6 @@ def file_system(folder: Path) -> str:
         if before.split()[2] == wanted:
             return after.split()[0]
     return ""
-
-
-# --- reading ------------------------------------------------------------------------------------------
 
 
 class RecordingReader:

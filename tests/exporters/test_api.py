@@ -86,9 +86,6 @@ def notification(*names: str, status: str = "firing", **alert: Any) -> dict[str,
     }
 
 
-# --- life and metrics ---------------------------------------------------------------------------------
-
-
 def test_the_root_names_what_there_is_to_ask(service: Service) -> None:
     answer = service.client.get("/")
 
@@ -173,9 +170,6 @@ def test_a_scrape_does_not_wait_for_a_collector_that_hangs(service: Service, tmp
     assert 'trainvitals_collector_success{collector="hanging"} 0.0' in client.get("/metrics").text
     hanging.released.set()
     stuck.stop()
-
-
-# --- runs ---------------------------------------------------------------------------------------------
 
 
 def test_runs_are_listed_the_newest_start_first(service: Service) -> None:
@@ -273,9 +267,6 @@ def test_names_of_files_in_any_bytes_spoil_neither_page(service: Service) -> Non
 
     assert service.client.get("/api/v1/runs/a-run").json()["info"] == {"model_path": "weights-?"}
     assert 'model_path="weights-?"' in service.client.get("/metrics").text
-
-
-# --- the alert inbox ----------------------------------------------------------------------------------
 
 
 def test_an_alert_is_stored_and_listed(service: Service) -> None:
@@ -444,9 +435,6 @@ def test_alerts_survive_a_restart(service: Service, tmp_path: Path) -> None:
     again.close()
 
 
-# --- a database that fails ----------------------------------------------------------------------------
-
-
 def test_a_full_disk_is_503_and_a_line_in_the_log_and_the_next_try_succeeds(
     service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -496,9 +484,6 @@ def test_without_its_database_the_service_still_tells_of_runs(
     assert service.client.get("/api/v1/runs/killed").json()["state"] == "killed"
     assert 'trainvitals_collector_success{collector="recordings"} 1.0' in service.client.get("/metrics").text
     assert "the last sign of life of" in caplog.text
-
-
-# --- the description of the API -----------------------------------------------------------------------
 
 
 def test_the_api_describes_itself(service: Service) -> None:

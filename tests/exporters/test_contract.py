@@ -1,4 +1,4 @@
-"""What METRICS.md promises of the metrics of runs and ranks, over recordings that the real Monitor wrote."""
+"""What is promised of the metrics of runs and ranks, over recordings that the real Monitor wrote."""
 
 from __future__ import annotations
 
@@ -187,9 +187,6 @@ def test_the_phases_add_up_to_the_age(tmp_path: Path, clocks: Clocks, look: Look
     assert taken["compute"] == taken["checkpoint"] == 0
 
 
-# --- times and counters -------------------------------------------------------------------------------
-
-
 def test_times_do_not_jitter_between_looks_and_services(tmp_path: Path, look: Look, clocks: Clocks) -> None:
     monitor = eventful_monitor(tmp_path)
     small_recording(tmp_path, "dead").disarm()
@@ -329,9 +326,6 @@ def test_no_counter_falls_while_a_process_records_a_thousand_steps_a_second(
             before = after
 
 
-# --- perplexity and time to the end -------------------------------------------------------------------
-
-
 def test_perplexity_is_that_of_all_tokens_of_the_window_over_the_ranks(tmp_path: Path, look: Look) -> None:
     losses = {0: [(3.0, 10), (1.0, 1000), (2.0, 7)], 1: [(0.5, 400)]}
     monitors = [
@@ -445,9 +439,6 @@ def test_a_service_that_comes_when_the_ring_has_lost_the_first_steps_knows_the_p
     assert value(samples, "training_eta_seconds") == pytest.approx(1000, abs=2)
     assert collector.runs[0].tokens_per_second == pytest.approx(100)
     assert value(samples, "training_perplexity") == pytest.approx(math.e)
-
-
-# --- cost ---------------------------------------------------------------------------------------------
 
 
 def test_a_look_at_64_living_ranks_is_quick(tmp_path: Path, look: Look) -> None:

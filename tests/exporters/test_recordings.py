@@ -34,9 +34,6 @@ def skipped(samples: list[Sample]) -> dict[str, float | Histogram]:
     return {reason: count for reason, count in found.items() if count}
 
 
-# --- the states of a run ------------------------------------------------------------------------------
-
-
 def test_a_training_under_way_is_running_and_its_numbers_are_published(tmp_path: Path, look: Look) -> None:
     with Trainer(tmp_path) as trainer:
         trainer.do("monitor.expect(steps=10, epochs=2)")
@@ -141,9 +138,6 @@ def test_a_recording_of_another_boot_is_dead(tmp_path: Path, look: Look) -> None
 
     assert state(samples) == "killed"
     assert value(samples, "training_run_start_timestamp_seconds") == pytest.approx(a_day_ago / 1e9, abs=0.01)
-
-
-# --- attempts and ranks -------------------------------------------------------------------------------
 
 
 def test_a_resumed_run_publishes_its_newest_attempt_and_counts_the_restart(
@@ -260,9 +254,6 @@ def test_a_node_without_rank_0_publishes_its_ranks_only(tmp_path: Path, look: Lo
     assert value(samples, "training_steps_total", rank="8") == 0
 
 
-# --- a first look at much that is there ---------------------------------------------------------------
-
-
 @pytest.mark.parametrize("alive", [True, False])
 @pytest.mark.parametrize(("steps_a_second", "needed"), [(2, 1801), (0.01, 21)])
 def test_a_first_look_reads_no_more_steps_than_its_windows_need(
@@ -334,9 +325,6 @@ def test_what_a_first_look_has_no_time_for_waits_for_the_next_the_newest_first(
     assert len(known[-1]) == 20
 
 
-# --- files that vanish --------------------------------------------------------------------------------
-
-
 def test_a_living_training_whose_files_were_removed_is_followed_to_its_end_and_told_of_for_a_day(
     tmp_path: Path, clocks: Clocks, look: Look
 ) -> None:
@@ -387,9 +375,6 @@ def test_another_recording_under_the_name_of_a_removed_one_is_followed(
     by_series(samples)
     assert value(samples, "training_step_current") == 2
     assert state(samples) == "running"
-
-
-# --- bad input ----------------------------------------------------------------------------------------
 
 
 def damaged(path: Path, damage: str) -> None:

@@ -154,9 +154,6 @@ def mean(weighted: list[tuple[float, int]]) -> float:
     return math.fsum(loss * tokens for loss, tokens in weighted) / sum(tokens for _, tokens in weighted)
 
 
-# --- what a fit records -------------------------------------------------------------------------------
-
-
 def test_steps_micro_batches_tokens_and_losses_of_an_accumulating_fit_are_exact(
     tmp_path: Path, recordings: Path
 ) -> None:
@@ -377,9 +374,6 @@ def test_phases_have_borders_where_lightning_shows_them(tmp_path: Path, recordin
     assert sum(seconds.values()) == pytest.approx((now - seen.static.start_monotonic_ns) / 1e9)
 
 
-# --- shapes of modules and batches --------------------------------------------------------------------
-
-
 def test_a_manual_optimization_records_compute_and_its_steps(tmp_path: Path, recordings: Path) -> None:
     class Manual(Pairs):
         def __init__(self) -> None:
@@ -470,9 +464,6 @@ def test_a_batch_the_hook_cannot_read_costs_no_step(
     assert seen.live.outcome == FINISHED
     assert len([record for record in caplog.records if record.name == "trainvitals"]) == 1
     assert SECRET.encode() not in every_byte(recordings)
-
-
-# --- beginnings and ends ------------------------------------------------------------------------------
 
 
 def test_validate_test_and_predict_open_nothing(tmp_path: Path, recordings: Path) -> None:
@@ -645,9 +636,6 @@ def test_a_checkpoint_that_fails_is_counted_and_fails_the_fit(tmp_path: Path, re
     seen = only(recordings)
     assert (seen.live.checkpoints_failed, seen.live.checkpoints_ok) == (1, 0)
     assert seen.live.outcome == FAILED
-
-
-# --- surroundings -------------------------------------------------------------------------------------
 
 
 def test_workers_of_a_loader_do_not_record(tmp_path: Path, recordings: Path) -> None:

@@ -20,8 +20,6 @@ from tests.trainer_hooks.recorded import only
 from trainer_hooks import readback
 from trainer_hooks.monitor import Monitor
 
-# --- on the host --------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize(
     ("value", "number"),
@@ -106,9 +104,6 @@ def test_a_tensor_spread_over_ranks_is_left_alone() -> None:
         to_local = item
 
     assert readback.read(Spread()) is None
-
-
-# --- on a device --------------------------------------------------------------------------------------
 
 
 class Device:

@@ -66,7 +66,6 @@ def web_server(pages: dict[str, str]) -> Iterator[int]:
         server.shutdown()
 
 
-# --- the command ----------------------------------------------------------------------------------------
 def test_the_report_is_plain_text_when_piped_and_the_exit_is_clean(tmp_path: Path, free_port: int) -> None:
     finished = run_doctor("--listen", f"127.0.0.1:{free_port}", TRAINVITALS_DIR=str(tmp_path))
 
@@ -141,7 +140,6 @@ def test_an_ipv6_address_is_asked_about_as_the_service_is_told_it(tmp_path: Path
     assert free == Finding(f"port {port}", "ok", "free on ::1")
 
 
-# --- its findings ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("system", "status"), [("Linux", "ok"), ("Darwin", "limited"), ("Windows", "failed")]
 )

@@ -107,9 +107,6 @@ def serve(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-# --- where it listens ---------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def taken_port() -> Iterator[int]:
     with socket.socket() as listener:
@@ -162,9 +159,6 @@ def test_a_database_that_cannot_be_opened_is_named_with_the_option_that_chooses_
     assert f"the database {tmp_path}/a-file/history.db cannot be opened" in done.stderr
     assert "choose another with --state PATH" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-# --- a machine without a driver -----------------------------------------------------------------------
 
 
 def test_without_a_driver_everything_but_the_gpus_works_and_it_says_so(
@@ -252,9 +246,6 @@ def test_a_driver_that_hangs_holds_up_neither_a_scrape_nor_the_end(
     assert status == 0
     assert end_seconds < 10
     assert "Traceback" not in service.log
-
-
-# --- runs, kills, restarts ----------------------------------------------------------------------------
 
 
 def test_a_kill_is_known_within_5_seconds_by_every_service_of_the_node(
