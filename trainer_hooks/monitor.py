@@ -20,30 +20,28 @@ import re
 import sys
 import time
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from math import isfinite, isnan, nan
+from math import inf, isfinite, isnan, nan
 from pathlib import Path
 from time import monotonic_ns
 from types import TracebackType
 from typing import Any, TypeVar
 
 from trainer_hooks import directory, identity, readback, recording
+from trainer_hooks.arrivals import Arrivals
 from trainer_hooks.recording import BODY, PHASE_CODES, PHASE_MASK, PHASES, SLOT
 
 logger = logging.getLogger("trainvitals")
 
 INIT, DATA, FORWARD, BACKWARD, COMPUTE, OPTIMIZER, EVALUATION, CHECKPOINT, OTHER = range(len(PHASES))
 _BOUNDS_NS = [int(bound * 1e9) for bound in recording.STEP_DURATION_BOUNDS_SECONDS]
-_MOST_DEFERRED = 256
 
-_PHASES = tuple(range(len(PHASES)))
-_CLOCK_MASK = ~PHASE_MASK
+_PHASE_COMPLEMENTS = tuple(PHASE_MASK - code for code in range(len(PHASES)))
 _PHASE_WORD = SLOT["phase_word"]
 _PHASE_NS = SLOT["phase_ns"]
 _STEP_DURATION_COUNTS = SLOT["step_duration_counts"]
 _LEARNING_RATE = SLOT["learning_rates"]
-_LEARNING_RATES = range(_LEARNING_RATE, _LEARNING_RATE + recording.LEARNING_RATE_GROUPS)
+_LEARNING_RATES_END = _LEARNING_RATE + recording.LEARNING_RATE_GROUPS
 
 Number = Any  # a Python or numpy number, or a tensor of one element on any device
 
@@ -129,6 +127,9 @@ class Monitor:
             directory.prune(folder)
         self._recorder = recorder
         self._unsigned, self._doubles = recorder.unsigned, recorder.doubles
+        # The counts once more, to read them: from a view that costs as much as to write.
+        self._totals = list(recorder.unsigned)
+        self._loss_token_sum = 0.0
         self._append, self._publish = recorder.append, recorder.publish
         self._must_publish = not recorder.mapped
         recorder.on_disarm = self._stop
@@ -138,12 +139,14 @@ class Monitor:
         self._phase_ns = [0] * len(PHASES)
         self._outside_step_ns = 0  # initialisation, evaluation and checkpoints up to the last step
         self._data_ns = 0
+        self._bucket = _bucket(0)
         self._step_has_batches = False
         self._step_loss_sum = 0.0
         self._step_loss_weight = 0
         self._gradient_norm: float | readback.Pending | None = None
         self._scalars: dict[str, int] = {}
-        self._deferred: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._arrivals = Arrivals(functools.partial(self._count, "hook_dropped"), self.fault)
+        self._waiting = self._arrivals.waiting
         self._phases = [_PhaseContext(self, code) for code in range(len(PHASES))]
         self._step_context = _StepContext(self)
         self.recording = True
@@ -155,15 +158,14 @@ class Monitor:
         """The name of the run; None when nothing is recorded."""
         return self._recorder.static.run if self._recorder else None
 
-    # --- phases ---------------------------------------------------------------------------------------
-
     def enter(self, phase: int) -> None:
         """From now on wall time belongs to this phase, one of the constants INIT … OTHER."""
         if not self.recording:
             return
-        now = monotonic_ns() & _CLOCK_MASK
+        now = monotonic_ns()
         try:
-            word = now | _PHASES[phase]  # raises for what is no phase, before anything is changed
+            # `now & ~PHASE_MASK | phase`; raises for what is no phase, before anything is changed
+            word = (now | PHASE_MASK) - _PHASE_COMPLEMENTS[phase]
             old = self._phase
             unsigned, phase_ns = self._unsigned, self._phase_ns
             phase_ns[old] = total = phase_ns[old] + now - self._since_ns
@@ -185,8 +187,6 @@ class Monitor:
             self.fault(ValueError(f"no phase {name!r}; there are {', '.join(PHASES)}"))
             return contextlib.nullcontext()
         return self._phases[PHASE_CODES[name]]
-
-    # --- steps ----------------------------------------------------------------------------------------
 
     def step(self) -> contextlib.AbstractContextManager[None]:
         """One optimizer step: phase compute within, phase other after it. An exception ends no step."""
@@ -213,8 +213,8 @@ class Monitor:
         now = monotonic_ns()
         spent_ns = self._hook_ns
         try:
-            unsigned = self._unsigned
-            unsigned[_BATCHES] += 1
+            unsigned, totals = self._unsigned, self._totals
+            unsigned[_BATCHES] = totals[_BATCHES] = totals[_BATCHES] + 1
             unsigned[_LAST_PROGRESS_NS] = now
             self._step_has_batches = True
             if loss.__class__ is not float:
@@ -223,11 +223,16 @@ class Monitor:
                 tokens = self._number(tokens)
             if trained_tokens.__class__ is not int:
                 trained_tokens = self._number(trained_tokens)
-            if self._deferred or _PENDING in (loss.__class__, tokens.__class__, trained_tokens.__class__):
-                self._defer(self._apply_batch, loss, tokens, trained_tokens)
+            if (
+                self._waiting
+                or loss.__class__ is _PENDING
+                or tokens.__class__ is _PENDING
+                or trained_tokens.__class__ is _PENDING
+            ):
+                self._arrivals.wait(self._apply_batch, loss, tokens, trained_tokens)
             else:
                 self._apply_batch(loss, tokens, trained_tokens)
-            unsigned[_SAMPLES] += _count_of(samples)
+            unsigned[_SAMPLES] = totals[_SAMPLES] = totals[_SAMPLES] + _count_of(samples)
         except Exception as error:
             self.fault(error)
         self._hook_ns = spent_ns + monotonic_ns() - now
@@ -239,20 +244,26 @@ class Monitor:
         now = monotonic_ns()
         spent_ns = self._hook_ns
         try:
-            unsigned = self._unsigned
-            step = unsigned[_STEP] + 1 if step is None else _count_of(step)
-            unsigned[_STEP] = step
+            unsigned, totals = self._unsigned, self._totals
+            step = totals[_STEP] + 1 if step is None else _count_of(step)
+            unsigned[_STEP] = totals[_STEP] = step
             if not self._step_has_batches:
-                unsigned[_BATCHES] += 1
+                unsigned[_BATCHES] = totals[_BATCHES] = totals[_BATCHES] + 1
             self._step_has_batches = False
             # The active phase may have begun before this step's end: count it up to now, and go on.
-            phase_ns = self._phase_ns.copy()
+            phase_ns = self._phase_ns
             phase_ns[self._phase] += now - self._since_ns
+            self._since_ns = now
             outside_step_ns = phase_ns[INIT] + phase_ns[EVALUATION] + phase_ns[CHECKPOINT]
             duration_ns = now - self._last_step_ns - (outside_step_ns - self._outside_step_ns)
             data_ns = phase_ns[DATA]
-            unsigned[_STEP_DURATION_COUNTS + bisect_left(_BOUNDS_NS, duration_ns)] += 1
-            unsigned[_STEP_DURATION_SUM_NS] += duration_ns
+            above, most, slot = self._bucket  # mostly that of the step before
+            if not above < duration_ns <= most:
+                above, most, slot = self._bucket = _bucket(duration_ns)
+            unsigned[slot] = totals[slot] = totals[slot] + 1
+            unsigned[_STEP_DURATION_SUM_NS] = totals[_STEP_DURATION_SUM_NS] = (
+                totals[_STEP_DURATION_SUM_NS] + duration_ns
+            )
             unsigned[_LAST_PROGRESS_NS] = now
             unsigned[_LAST_STEP_NS] = now
             unsigned[_HOOK_NS] = spent_ns
@@ -261,12 +272,14 @@ class Monitor:
             self._outside_step_ns = outside_step_ns
             self._data_ns = data_ns
             norm, self._gradient_norm = self._gradient_norm, None
-            batches, samples = unsigned[_BATCHES], unsigned[_SAMPLES]
-            if self._deferred or norm.__class__ is _PENDING:
-                self._defer(self._apply_step, norm, step, now, duration_ns, phase_ns, batches, samples)
+            batches, samples = totals[_BATCHES], totals[_SAMPLES]
+            if self._waiting or norm.__class__ is _PENDING:
+                self._arrivals.wait(
+                    self._apply_step, norm, step, now, duration_ns, phase_ns.copy(), batches, samples
+                )
             else:
                 self._apply_step(norm, step, now, duration_ns, phase_ns, batches, samples)
-            unsigned[_STEPS] += 1
+            unsigned[_STEPS] = totals[_STEPS] = totals[_STEPS] + 1
             if self._must_publish:
                 self._publish()
         except Exception as error:
@@ -289,7 +302,7 @@ class Monitor:
     def resume(self, step: int) -> None:
         """The run takes up after optimizer step `step` of an earlier attempt."""
         step = _count_of(step)
-        self._unsigned[_STEP] = self._unsigned[SLOT["resumed_from_step"]] = step
+        self._unsigned[_STEP] = self._unsigned[SLOT["resumed_from_step"]] = self._totals[_STEP] = step
         self.event("resume", step=step)
 
     @_guarded
@@ -298,8 +311,6 @@ class Monitor:
         self._unsigned[_LAST_PROGRESS_NS] = monotonic_ns()
         self._publish()
 
-    # --- numbers --------------------------------------------------------------------------------------
-
     def learning_rates(self, rates: Iterable[Number]) -> None:
         """Learning rates of the optimizer's parameter groups, up to 8; those on a device are left out."""
         if not self.recording:
@@ -307,12 +318,16 @@ class Monitor:
         began = monotonic_ns()
         spent_ns = self._hook_ns
         try:
-            doubles, deferred = self._doubles, self._deferred
-            for slot, rate in zip(_LEARNING_RATES, rates):  # noqa: B905, more groups than slots are left out
-                if rate.__class__ is float and isfinite(rate) and not deferred:
+            doubles, waiting = self._doubles, self._waiting
+            slot = _LEARNING_RATE
+            for rate in rates:
+                if slot == _LEARNING_RATES_END:
+                    break
+                if rate.__class__ is float and -inf < rate < inf and not waiting:
                     doubles[slot] = rate
                 else:
-                    self._in_order(self._store, slot, readback.read_now(rate))
+                    self._arrivals.call(self._store, slot, readback.read_now(rate))
+                slot += 1
         except Exception as error:
             self.fault(error)
         self._hook_ns = spent_ns + monotonic_ns() - began
@@ -346,13 +361,13 @@ class Monitor:
                 self._gradient_norm.abandon()
             self._gradient_norm = number
         elif name == "loss":
-            self._in_order(self._apply_batch, number, None, None)
+            self._arrivals.call(self._apply_batch, number, None, None)
         elif name in _LOGGED:
-            self._in_order(self._store, _LOGGED[name], number)
+            self._arrivals.call(self._store, _LOGGED[name], number)
         elif number is not None:
             slot = self._scalar_slot(name)
             if slot is not None:
-                self._in_order(self._store, slot, number)
+                self._arrivals.call(self._store, slot, number)
             elif isinstance(number, readback.Pending):
                 number.abandon()
 
@@ -389,7 +404,7 @@ class Monitor:
             accuracy: 0 to 1.
         """
         self._unsigned[_LAST_PROGRESS_NS] = monotonic_ns()
-        self._in_order(
+        self._arrivals.call(
             self._apply_evaluation, self._number(loss), self._number(tokens), self._number(accuracy)
         )
 
@@ -427,13 +442,11 @@ class Monitor:
             self.event("checkpoint_failed", seconds=round(seconds, 6), type=failure)
         self._unsigned[_LAST_PROGRESS_NS] = now
 
-    # --- rare things and the end ----------------------------------------------------------------------
-
     @_guarded
     def event(self, kind: str, /, **fields: object) -> None:
         """One line among the run's events. Numbers and short names only: never text of the training data."""
         assert self._recorder is not None
-        line = {"event": kind, "time_ns": monotonic_ns(), "step": self._unsigned[_STEP], **fields}
+        line = {"event": kind, "time_ns": monotonic_ns(), "step": self._totals[_STEP], **fields}
         try:
             written = self._recorder.event(line)
         except OSError as error:
@@ -464,7 +477,7 @@ class Monitor:
     def _close(self, outcome: int, kind: str, **fields: object) -> None:
         assert self._recorder is not None
         self.enter(self._phase)  # bring the totals up to the end
-        self._drain(everything=True)
+        self._arrivals.drain(everything=True)
         self._unsigned[_HOOK_NS] = self._hook_ns
         self.event(kind, **fields)
         self.recording = False
@@ -503,8 +516,6 @@ class Monitor:
         else:
             self.fail(error)
 
-    # --- values in the order of the training ----------------------------------------------------------
-
     def _number(self, value: Number | None) -> float | readback.Pending | None:
         if value is None:
             return None
@@ -517,67 +528,25 @@ class Monitor:
             self._count("hook_dropped")
         return number
 
-    def _in_order(self, apply: Callable[..., None], *values: Any) -> None:
-        """Apply the values now, or after all that came before when some are on their way from a device."""
-        if self._deferred or _PENDING in map(type, values):
-            self._defer(apply, *values)
-        else:
-            apply(*values)
-
-    def _defer(self, apply: Callable[..., None], *values: Any) -> None:
-        self._deferred.append((apply, values))
-        self._drain()
-
-    def _drain(self, *, everything: bool = False) -> None:
-        """Apply what has arrived; at the end, or when too much waits, leave out what has not."""
-        while self._deferred:
-            apply, values = self._deferred[0]
-            if len(self._deferred) <= _MOST_DEFERRED and not everything and not self._arrived(values):
-                return
-            self._deferred.popleft()
-            try:
-                apply(*[self._taken(value) for value in values])
-            except Exception as error:
-                self.fault(error)
-
-    def _arrived(self, values: Iterable[Any]) -> bool:
-        try:
-            return all(value.arrived() for value in values if isinstance(value, readback.Pending))
-        except Exception as error:
-            self.fault(error)
-            return True  # nothing will come of a device that fails: `_taken` leaves it out
-
-    def _taken(self, value: Any) -> Any:
-        if not isinstance(value, readback.Pending):
-            return value
-        try:
-            if value.arrived():
-                return value.take()
-            value.abandon()
-        except Exception as error:
-            self.fault(error)
-        self._count("hook_dropped")
-        return None
-
     def _apply_batch(self, loss: Number | None, tokens: Number | None, trained_tokens: Number | None) -> None:
-        unsigned = self._unsigned
+        unsigned, totals = self._unsigned, self._totals
         if tokens is not None:
-            unsigned[_TOKENS_ALL] += _count_of(tokens)
+            unsigned[_TOKENS_ALL] = totals[_TOKENS_ALL] = totals[_TOKENS_ALL] + _count_of(tokens)
         weight = 1
         if trained_tokens is not None:
             weight = _count_of(trained_tokens)
-            unsigned[_TOKENS_TRAINED] += weight
+            unsigned[_TOKENS_TRAINED] = totals[_TOKENS_TRAINED] = totals[_TOKENS_TRAINED] + weight
         if loss is None:
             return
-        if not isfinite(loss):
+        if not -inf < loss < inf:
             self._count("nonfinite_loss")
             return
         weighted = loss * weight
         self._step_loss_sum += weighted
         self._step_loss_weight += weight
         if trained_tokens is not None:
-            self._doubles[_LOSS_TOKEN_SUM] += weighted
-            unsigned[_LOSS_TOKENS] += weight
+            self._doubles[_LOSS_TOKEN_SUM] = self._loss_token_sum = self._loss_token_sum + weighted
+            unsigned[_LOSS_TOKENS] = totals[_LOSS_TOKENS] = totals[_LOSS_TOKENS] + weight
 
     def _apply_step(
         self,
@@ -589,7 +558,7 @@ class Monitor:
         batches: int,
         samples: int,
     ) -> None:
-        unsigned, doubles = self._unsigned, self._doubles
+        totals, doubles = self._totals, self._doubles
         weight = self._step_loss_weight
         loss = self._step_loss_sum / weight if weight else nan
         self._step_loss_sum = 0.0
@@ -601,19 +570,28 @@ class Monitor:
             gradient_norm = nan
         doubles[_LOSS] = loss
         doubles[_GRADIENT_NORM] = gradient_norm
+        init, data, forward, backward, compute, optimizer, evaluation, checkpoint, other = phase_ns
         try:
             self._append(
-                BODY.pack(
+                _pack_body(
                     step,
                     time_ns,
                     duration_ns,
-                    *phase_ns,
+                    init,
+                    data,
+                    forward,
+                    backward,
+                    compute,
+                    optimizer,
+                    evaluation,
+                    checkpoint,
+                    other,
                     batches,
                     samples,
-                    unsigned[_TOKENS_ALL],
-                    unsigned[_TOKENS_TRAINED],
-                    unsigned[_LOSS_TOKENS],
-                    doubles[_LOSS_TOKEN_SUM],
+                    totals[_TOKENS_ALL],
+                    totals[_TOKENS_TRAINED],
+                    totals[_LOSS_TOKENS],
+                    self._loss_token_sum,
                     loss,
                     doubles[_LEARNING_RATE],
                     gradient_norm,
@@ -639,11 +617,10 @@ class Monitor:
     def _store(self, slot: int, value: float | None) -> None:
         self._doubles[slot] = value if value is not None and isfinite(value) else nan
 
-    def _count(self, slot: str) -> None:
+    def _count(self, name: str) -> None:
         if self.recording:
-            self._unsigned[SLOT[slot]] += 1
-
-    # --- faults of the hook ---------------------------------------------------------------------------
+            slot, totals = SLOT[name], self._totals
+            self._unsigned[slot] = totals[slot] = totals[slot] + 1
 
     def guard(self, function: Callable[..., None], *arguments: Any, **keywords: Any) -> None:
         """Call a part of the hook or of an adapter: its faults are the hook's, and so is its time."""
@@ -657,12 +634,17 @@ class Monitor:
             self._hook_ns = spent_ns + monotonic_ns() - began  # what was counted within is part of it
 
     def fault(self, error: Exception) -> None:
-        """Count a fault of the hook or of an adapter; the first is logged."""
+        """Count a fault of the hook or of an adapter; the type and place of the first are logged.
+
+        Never its message: that of a conversion, for example, quotes the value.
+        """
         self._count("hook_errors")
         if not self._fault_logged:
             self._fault_logged = True
             logger.warning(
-                "a fault in the telemetry, counted from now on: %s: %s", type(error).__name__, error
+                "a fault in the telemetry, counted from now on: %s at %s",
+                type(error).__name__,
+                _place(error.__traceback__) or "an unknown place",
             )
 
 
@@ -711,6 +693,13 @@ def _count_of(value: Number) -> int:
     return value  # type: ignore[no-any-return]
 
 
+def _bucket(duration_ns: int) -> tuple[int, int, int]:
+    """Of the histogram's bucket for a step: the bound below, the bound that belongs to it, its slot."""
+    at = bisect_left(_BOUNDS_NS, duration_ns)
+    bounds = (-1, *_BOUNDS_NS, 1 << 64)
+    return bounds[at], bounds[at + 1], _STEP_DURATION_COUNTS + at
+
+
 def _scalar_name(name: str) -> str:
     """The name as METRICS wants it: at most 64 of letters, digits, `_.-/`, a letter or digit first."""
     clean = re.sub(r"[^A-Za-z0-9_.\-/]", "_", name)
@@ -733,6 +722,7 @@ def _place(traceback: TracebackType | None) -> str:
     return f"{Path(code.co_filename).name}:{traceback.tb_lineno} in {code.co_name}"
 
 
+_pack_body = BODY.pack
 _PENDING = readback.Pending
 _BATCHES, _SAMPLES, _STEPS, _STEP = SLOT["batches"], SLOT["samples"], SLOT["steps"], SLOT["step"]
 _TOKENS_ALL, _TOKENS_TRAINED = SLOT["tokens_all"], SLOT["tokens_trained"]

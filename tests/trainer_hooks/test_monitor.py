@@ -72,9 +72,6 @@ def phase_seconds(seen: Recorded, now_ns: int) -> dict[str, float]:
     return {phase: value for phase, value in seconds.items() if value}
 
 
-# --- counts -------------------------------------------------------------------------------------------
-
-
 def test_steps_batches_samples_and_tokens_are_counted_exactly(monitor: Monitor, tmp_path: Path) -> None:
     for step in range(7):
         for micro in range(3):
@@ -176,9 +173,6 @@ def test_what_is_expected_is_recorded(monitor: Monitor, tmp_path: Path) -> None:
     monitor.expect(steps=500, epochs=2.5)
     monitor.expect(steps=cast(Any, math.inf), epochs=-1.0)
     assert (only(tmp_path).live.steps_expected, only(tmp_path).live.epochs_expected) == (500, 2.5)
-
-
-# --- phases and durations -----------------------------------------------------------------------------
 
 
 def test_phases_partition_the_wall_time(clock: Clock, tmp_path: Path) -> None:
@@ -293,9 +287,6 @@ def test_every_step_is_in_the_bucket_of_its_duration(clock: Clock, tmp_path: Pat
     monitor.finish()
 
 
-# --- checkpoints --------------------------------------------------------------------------------------
-
-
 def test_a_checkpoint_is_counted_with_its_size_and_duration(monitor: Monitor, tmp_path: Path) -> None:
     file, folder = tmp_path / "last.ckpt", tmp_path / "sharded"
     with monitor.checkpoint(file):
@@ -335,9 +326,6 @@ def test_a_checkpoint_whose_size_cannot_be_told_counts_all_the_same(
         pass
     seen = only(tmp_path)
     assert (seen.live.checkpoints_ok, seen.live.checkpoint_bytes, seen.live.hook_errors) == (1, 0, 0)
-
-
-# --- numbers ------------------------------------------------------------------------------------------
 
 
 def test_the_learning_rates_of_several_groups_are_recorded(monitor: Monitor, tmp_path: Path) -> None:
@@ -438,12 +426,14 @@ def test_progress_is_a_sign_of_life_without_a_step(clock: Clock, tmp_path: Path)
     monitor.finish()
 
 
-# --- hostile values -----------------------------------------------------------------------------------
-
-
 class Hostile:
     def __getattr__(self, name: str) -> Any:
         raise RuntimeError(f"no {name} here")
+
+
+class SecretNumber:
+    def __float__(self) -> float:
+        raise ValueError(SECRET)
 
 
 HOSTILE: dict[str, Any] = {
@@ -514,6 +504,20 @@ def test_a_step_number_that_is_none_does_not_spoil_those_that_follow(
     assert (only(tmp_path).live.step, only(tmp_path).live.hook_errors) == (5, 2)
 
 
+def test_the_log_of_a_fault_names_its_place_and_never_quotes_the_value(
+    monitor: Monitor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="trainvitals"):
+        monitor.log(reward=SecretNumber())
+        monitor.log(reward=SecretNumber())
+    assert only(tmp_path).live.hook_errors == 2
+    (record,) = [record for record in caplog.records if record.name == "trainvitals"]
+    assert "ValueError at test_monitor.py:" in record.getMessage()
+    assert record.getMessage().endswith(" in __float__")
+    assert SECRET not in caplog.text
+    assert SECRET.encode() not in every_byte(tmp_path)
+
+
 def test_none_is_no_value_and_no_fault(monitor: Monitor, tmp_path: Path) -> None:
     monitor.log(reward=None, gradient_norm=None)
     monitor.batch(loss=None, tokens=None, trained_tokens=None)
@@ -536,9 +540,6 @@ def test_an_event_that_is_no_json_is_counted(monitor: Monitor, tmp_path: Path) -
     assert seen.live.hook_errors == 2
     assert not seen.of("strange")
     assert seen.of("fine")[0]["kind"] == "of"
-
-
-# --- faults of the recorder ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("odd")])
@@ -615,9 +616,6 @@ def test_pruning_that_fails_leaves_the_recording_open(
     monitor = Monitor(run="a-run", directory=tmp_path)
     assert monitor.recording
     monitor.finish()
-
-
-# --- ends ---------------------------------------------------------------------------------------------
 
 
 def test_an_exception_leaves_its_type_and_place_and_never_its_message(tmp_path: Path) -> None:
@@ -739,9 +737,6 @@ def test_a_script_that_does_not_say_its_end(tmp_path: Path, ending: str, status:
     assert SECRET.encode() not in every_byte(tmp_path)
 
 
-# --- processes ----------------------------------------------------------------------------------------
-
-
 def test_a_forked_child_is_silent_and_does_not_disturb_its_parent(tmp_path: Path) -> None:
     script = SCRIPT + textwrap.dedent(
         """
@@ -806,9 +801,6 @@ def test_no_thread_is_started_and_no_signal_handler_changed(tmp_path: Path) -> N
         monitor.batch(loss=torch.tensor(1.0))
         assert ([signal.getsignal(number) for number in handled], threading.enumerate()) == before
         assert len(os.listdir("/proc/self/task")) == tasks  # noqa: PTH208
-
-
-# --- its own cost -------------------------------------------------------------------------------------
 
 
 def test_the_hook_counts_the_time_it_takes_once(tmp_path: Path) -> None:
