@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exporters.progress import StepWindow, perplexity
+from trainer_hooks.identity import without_folders
 from trainer_hooks.recording import FAILED, FINISHED, PHASE_MASK, Live, Static
 
 State = Literal["running", "stalled", "finished", "failed", "killed", "aborted"]
@@ -15,7 +16,6 @@ RUN_STATES: tuple[State, ...] = ("running", "stalled", "finished", "failed", "ki
 OVER: frozenset[State] = frozenset({"finished", "failed", "killed", "aborted"})
 _OUTCOME_STATES: dict[int, State] = {FINISHED: "finished", FAILED: "failed"}
 _WORST_FIRST: tuple[State, ...] = ("killed", "aborted", "failed", "stalled", "running", "finished")
-_PATH = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
 
 
 @dataclass(frozen=True)
@@ -201,11 +201,6 @@ def label_name(key: str) -> str:
 def printable(text: str) -> str:
     """The text with what UTF-8 cannot hold replaced: a name of a file may be any bytes."""
     return text.encode(errors="replace").decode()
-
-
-def without_folders(text: str) -> str:
-    """The last component of what looks like a local path, which may name persons; other text as it is."""
-    return re.split(r"[/\\]", text.rstrip("/\\"))[-1] if _PATH.match(text) else text
 
 
 def _training_perplexity(observations: Sequence[Observation]) -> float | None:

@@ -15,6 +15,7 @@ from trainer_hooks.recording import NAME_PATTERN, boot_id, process_start_ticks
 
 _RANK = ("RANK", "SLURM_PROCID")
 _LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID")
+_PATH = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
 _WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS")
 
 
@@ -68,6 +69,11 @@ def sanitize(name: str) -> str:
     """The name with every character a label or a folder could not bear replaced by an underscore."""
     clean = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
     return clean if clean[:1].isalnum() else f"x{clean}"
+
+
+def without_folders(text: str) -> str:
+    """The last component of what looks like a local path, which may name persons; other text as it is."""
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1] if _PATH.match(text) else text
 
 
 def _launcher_run() -> str | None:

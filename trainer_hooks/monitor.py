@@ -62,6 +62,9 @@ def _guarded(method: _F) -> _F:
 class Monitor:
     """Records one training in this process. Every call is a no-op where nothing can be recorded.
 
+    Use it as a context manager, or say `finish` or `fail`. A script that does neither is recorded as finished,
+    or as failed where an exception ended it; of a bare `sys.exit(1)` nothing can be known then.
+
     Args:
         run: identity of the run; the same again is its next attempt. Default: TRAINVITALS_RUN, the
             launcher's id, or `name` with a suffix.
@@ -70,7 +73,8 @@ class Monitor:
         directory: where to record; default: see `directory.choose_directory`.
         loss_kind: "cross_entropy" when the loss is the plain mean over tokens, in nats: only then is there
             a perplexity.
-        info: further facts of the run, short strings: model, dataset, precision, framework ….
+        info: further facts of the run, short strings: model, dataset, precision, framework …; of a local
+            path the last component.
         record_messages: also record the messages of exceptions, which may quote training data.
     """
 
@@ -119,7 +123,7 @@ class Monitor:
             rank=who.rank,
             local_rank=who.local_rank,
             world_size=who.world_size,
-            info={key: str(value)[:128] for key, value in info.items() if value},
+            info={key: identity.without_folders(str(value))[:128] for key, value in info.items() if value},
         )
         folder = directory.choose_directory() if where is None else Path(where)
         recorder = recording.Recorder(folder, static)
@@ -701,7 +705,7 @@ def _bucket(duration_ns: int) -> tuple[int, int, int]:
 
 
 def _scalar_name(name: str) -> str:
-    """The name as METRICS wants it: at most 64 of letters, digits, `_.-/`, a letter or digit first."""
+    """The name as a label bears it: at most 64 of letters, digits, `_.-/`, a letter or digit first."""
     clean = re.sub(r"[^A-Za-z0-9_.\-/]", "_", name)
     return (clean if clean[:1].isalnum() else f"x{clean}")[:64]
 

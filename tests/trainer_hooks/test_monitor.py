@@ -848,3 +848,11 @@ def test_a_tensor_with_a_gradient_is_read_without_a_warning(monitor: Monitor, tm
 def test_the_phases_a_monitor_knows_are_those_of_the_recording() -> None:
     codes = [getattr(monitor_module, phase.upper()) for phase in PHASES]
     assert codes == list(range(len(PHASES)))
+
+
+def test_of_a_path_in_info_the_recording_holds_the_last_component(tmp_path: Path) -> None:
+    with Monitor(run="a", directory=tmp_path, info={"dataset": "/home/jane.doe/clients/talks.jsonl"}):
+        pass
+
+    assert only(tmp_path).static.info["dataset"] == "talks.jsonl"
+    assert b"jane" not in every_byte(tmp_path)
