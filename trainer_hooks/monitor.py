@@ -62,8 +62,8 @@ def _guarded(method: _F) -> _F:
 class Monitor:
     """Records one training in this process. Every call is a no-op where nothing can be recorded.
 
-    Use it as a context manager, or say `finish` or `fail`. A script that does neither is recorded as finished,
-    or as failed where an exception ended it; of a bare `sys.exit(1)` nothing can be known then.
+    Use it as a context manager, or say `finish` or `fail`. A script that does neither is recorded as
+    finished, or as failed where an exception ended it; of a bare `sys.exit(1)` nothing can be known then.
 
     Args:
         run: identity of the run; the same again is its next attempt. Default: TRAINVITALS_RUN, the
