@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import logging
 import math
 import os
 import secrets
@@ -117,6 +118,7 @@ def _train(
 
 
 def _has_gpu() -> bool:
+    logging.getLogger("exporters").setLevel(logging.ERROR)  # the demonstration says it in its own words
     runner = Runner(GpuCollector())
     runner.start()
     runner.wait_for_first_round(runner.collector.deadline_seconds)

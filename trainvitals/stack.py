@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -79,10 +80,16 @@ class Stack:
         return child
 
     def failure(self) -> str | None:
-        """Which of its servers has ended, with the end of its log; None while all run."""
-        for child in self._children:
-            if child.name in (SERVICE, PROMETHEUS, ALERTMANAGER) and not child.running:
-                return f"{child.name} has ended; the end of its log:\n{child.last_lines()}"
+        """Which of its servers has ended, with the end of its log; None while all run.
+
+        Waits for up to 2 s: a connection breaks some time before its process is gone.
+        """
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            for child in self._children:
+                if child.name in (SERVICE, PROMETHEUS, ALERTMANAGER) and not child.running:
+                    return f"{child.name} has ended; the end of its log:\n{child.last_lines()}"
+            time.sleep(0.05)
         return None
 
     def query(self, expression: str) -> list[dict[str, Any]]:

@@ -35,9 +35,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory, conversations: Path) -> Iter
             environment={"TRAINVITALS_DIR": str(stack.recordings)},
         )
         assert training.process.wait(200) == 0, training.last_lines()
-        finished = f'{catalog.TRAINING_RUN_STATE}{{run="{RUN}",state="finished"}} == 1'
-        deadline = time.monotonic() + 30
-        while not stack.query(finished):
+        # Two scrapes after the end: a rate needs two, however short the training was.
+        state = f'{catalog.TRAINING_RUN_STATE}{{run="{RUN}",state="finished"}}'
+        deadline = time.monotonic() + 60
+        while not stack.query(f"sum_over_time({state}[5m]) >= 2"):
             assert time.monotonic() < deadline, "Prometheus has not seen the run finish"
             time.sleep(0.1)
         yield stack
