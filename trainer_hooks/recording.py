@@ -653,23 +653,22 @@ class RecordingReader:
         newest = NUMBER.unpack(self._read(8, records_at))[0]
         first = max(after, newest - self.ring_capacity) + 1
         last = newest if up_to is None else min(newest, up_to)
-        found: list[StepRecord] = []
+        # Read all before any is decoded, which takes longer: the writer goes on overwriting.
+        read = []
         while first <= last:
             index = (first - 1) % self.ring_capacity
-            count = min(last - first + 1, self.ring_capacity - index, 4096)
-            found.extend(self._records(first, index, count))
+            count = min(last - first + 1, self.ring_capacity - index)
+            offset, length = self._ring_offset + index * self._record_size, count * self._record_size
+            read.append((first, *(self._read(length, offset) for _ in range(3))))
             first += count
-        return found, newest
+        return [record for part in read for record in self._decoded(*part)], newest
 
-    def _records(self, first: int, index: int, count: int) -> Iterator[StepRecord]:
+    def _decoded(self, first: int, trailing: bytes, body: bytes, leading: bytes) -> Iterator[StepRecord]:
+        """The records of one stretch of the ring, read three times, its first with this number."""
         size = self._record_size
-        offset, length = self._ring_offset + index * size, count * size
-        trailing = self._read(length, offset)
-        body = self._read(length, offset)
-        leading = self._read(length, offset)
-        for each in range(count):
-            start, end = each * size, (each + 1) * size
-            number = NUMBER.pack(first + each)
+        for start in range(0, len(body), size):
+            end = start + size
+            number = NUMBER.pack(first + start // size)
             if trailing[end - 8 : end] != number or leading[start : start + 8] != number:
                 continue
             content = body[start + 8 : end - 16]
