@@ -17,7 +17,7 @@ try:
 except ImportError:
     import pytorch_lightning as pl  # type: ignore[no-redef]
 
-from trainer_hooks import readback
+from trainer_hooks.batches import TokenCounter, count_tokens, loss_of, on_host, samples
 from trainer_hooks.monitor import (
     BACKWARD,
     COMPUTE,
@@ -58,8 +58,6 @@ _RECORDED_OTHERWISE = {
     *(LOGGED_NAMES.keys() - _MEANS_OF_AN_EPOCH),
 }
 
-TokenCounter = Callable[[Any], "tuple[Any, Any]"]
-
 
 def _harmless(hook: Callable[..., None]) -> Callable[..., None]:
     """Lightning calls its callbacks without a net: keep every fault of ours away from the training."""
@@ -90,7 +88,7 @@ class TelemetryCallback(pl.Callback):
         loss_kind: str | None = None,
         model: str | None = None,
         dataset: str | None = None,
-        count_tokens: TokenCounter | None = None,
+        count_tokens: TokenCounter = count_tokens,
         record_messages: bool = False,
     ) -> None:
         self.monitor: Monitor | None = None
@@ -98,7 +96,7 @@ class TelemetryCallback(pl.Callback):
         self._name = name
         self._loss_kind = loss_kind
         self._info = {"model": model or "", "dataset": dataset or ""}
-        self._count_tokens = count_tokens or _count_tokens
+        self._count_tokens = count_tokens
         self._record_messages = record_messages
         self._global_step = 0
         self._read: dict[str, Any] = {}
@@ -177,9 +175,9 @@ class TelemetryCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert self.monitor is not None
-        loss = _loss(outputs)
+        loss = loss_of(outputs)
         if loss is not None and pl_module.automatic_optimization and trainer.accumulate_grad_batches != 1:
-            loss = _on_host(loss) * trainer.accumulate_grad_batches  # Lightning hands out the normalized one
+            loss = on_host(loss) * trainer.accumulate_grad_batches  # Lightning hands out the normalized one
         samples, tokens, trained = self._size(batch)
         self.monitor.batch(loss=loss, samples=samples, tokens=tokens, trained_tokens=trained)
         global_step = trainer.global_step
@@ -196,7 +194,7 @@ class TelemetryCallback(pl.Callback):
         """Samples, tokens and trained tokens. A batch that cannot be counted does not lose its step."""
         assert self.monitor is not None
         try:
-            return _samples(batch), *self._count_tokens(batch)
+            return samples(batch), *self._count_tokens(batch)
         except Exception as error:
             self.monitor.fault(error)
             return 0, None, None
@@ -237,7 +235,7 @@ class TelemetryCallback(pl.Callback):
     ) -> None:
         assert self.monitor is not None
         self.monitor.progress()
-        loss = _loss(outputs)
+        loss = loss_of(outputs)
         if loss is not None and not trainer.sanity_checking:
             _, _, trained = self._size(batch)
             self._validation.add(loss, trained)
@@ -315,9 +313,9 @@ class _Mean:
         self._tokens_known = True
 
     def add(self, loss: Any, tokens: Any) -> None:
-        weight = 1 if tokens is None else _on_host(tokens)
+        weight = 1 if tokens is None else on_host(tokens)
         self._tokens_known &= tokens is not None
-        self._sum = self._sum + _on_host(loss) * weight
+        self._sum = self._sum + on_host(loss) * weight
         self._weight = self._weight + weight
 
     def mean(self) -> Any:
@@ -332,37 +330,6 @@ class _Mean:
 
 def _nothing() -> None:
     """No checkpoints are watched."""
-
-
-def _count_tokens(batch: Any) -> tuple[Any, Any]:
-    if not isinstance(batch, Mapping) and not hasattr(batch, "keys"):
-        return None, None
-    if "input_ids" not in batch:
-        return None, None
-    mask, labels = batch.get("attention_mask"), batch.get("labels")
-    tokens = batch["input_ids"].numel() if mask is None else _on_host(mask.sum())
-    trained = None if labels is None else _on_host((labels[..., 1:] != -100).sum())
-    return tokens, trained
-
-
-def _on_host(value: Any) -> Any:
-    """The value's number where reading it costs no wait, else the tensor."""
-    number = readback.read_now(value)
-    return value if number is None else number
-
-
-def _samples(batch: Any) -> int:
-    while isinstance(batch, (list, tuple)) and batch:
-        batch = batch[0]
-    if hasattr(batch, "keys"):
-        batch = next((value for value in batch.values() if getattr(value, "ndim", 0)), None)
-    return int(batch.shape[0]) if getattr(batch, "ndim", 0) else 0
-
-
-def _loss(outputs: Any) -> Any:
-    if isinstance(outputs, Mapping):
-        return outputs.get("loss")
-    return outputs if getattr(outputs, "ndim", None) == 0 else None
 
 
 def _first(metrics: Mapping[str, Any], names: tuple[str, ...]) -> Any:

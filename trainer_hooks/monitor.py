@@ -46,6 +46,22 @@ _LEARNING_RATES_END = _LEARNING_RATE + recording.LEARNING_RATE_GROUPS
 Number = Any  # a Python or numpy number, or a tensor of one element on any device
 
 _F = TypeVar("_F", bound=Callable[..., None])
+_T = TypeVar("_T")
+
+_current: Monitor | None = None
+
+
+def current() -> Monitor | None:
+    """The Monitor that records in this process, the newest where there are several; None where none does."""
+    return _current if _current is not None and _current.recording else None
+
+
+def _never() -> bool:
+    """Whether torch traces the caller for compilation: not where torch is not even there."""
+    return False
+
+
+_is_compiling: Callable[[], bool] = _never
 
 
 def _guarded(method: _F) -> _F:
@@ -53,7 +69,7 @@ def _guarded(method: _F) -> _F:
 
     @functools.wraps(method)
     def guarded(self: Monitor, *arguments: Any, **keywords: Any) -> None:
-        if self.recording:
+        if self.recording and not _is_compiling():
             self.guard(method, self, *arguments, **keywords)
 
     return guarded  # type: ignore[return-value]
@@ -76,6 +92,9 @@ class Monitor:
         info: further facts of the run, short strings: model, dataset, precision, framework …; of a local
             path the last component.
         record_messages: also record the messages of exceptions, which may quote training data.
+        start_ns: monotonic time at which the training began, where that was earlier.
+        provisional: until something else than its initialisation is recorded, the next Monitor that is opened
+            in this process takes the recording over.
     """
 
     def __init__(
@@ -89,10 +108,14 @@ class Monitor:
         loss_kind: str | None = None,
         info: Mapping[str, str] | None = None,
         record_messages: bool = False,
+        start_ns: int | None = None,
+        provisional: bool = False,
     ) -> None:
+        global _current
         self.recording = False
         self._recorder: recording.Recorder | None = None
         self._record_messages = record_messages
+        self._provisional = provisional
         self._fault_logged = False
         self._hook_ns = 0
         began = monotonic_ns()
@@ -101,34 +124,32 @@ class Monitor:
                 raise OSError(f"recordings need Linux, this is {sys.platform}")
             if identity.is_worker():
                 return
-            self._open(run, name, rank, world_size, directory, {**(info or {}), "loss_kind": loss_kind or ""})
+            _heed_compilation()
+            who = identity.identify(run=run, name=name, rank=rank, world_size=world_size)
+            facts = _printable({**(info or {}), "loss_kind": loss_kind or ""})
+            self._open(who, directory, facts, start_ns)
+            _current = self
         except Exception as error:
             logger.warning("telemetry is off for this run: %s", error)
             return
-        self._hook_ns = monotonic_ns() - began
+        self._hook_ns += monotonic_ns() - began
 
     def _open(
-        self,
-        run: str | None,
-        name: str | None,
-        rank: int | None,
-        world_size: int | None,
-        where: Path | str | None,
-        info: Mapping[str, str],
+        self, who: identity.Identity, where: Path | str | None, info: Mapping[str, str], start_ns: int | None
     ) -> None:
-        who = identity.identify(run=run, name=name, rank=rank, world_size=world_size)
-        static = recording.this_process(
-            run=who.run,
-            node=who.node,
-            rank=who.rank,
-            local_rank=who.local_rank,
-            world_size=who.world_size,
-            info={key: identity.without_folders(str(value))[:128] for key, value in info.items() if value},
-        )
-        folder = directory.choose_directory() if where is None else Path(where)
-        recorder = recording.Recorder(folder, static)
-        with contextlib.suppress(OSError):  # the other ranks prune at the same moment
-            directory.prune(folder)
+        before = current()
+        taken_over = None
+        if before is not None and before._provisional and not before._used():
+            start_ns = before._recorder.static.start_monotonic_ns if before._recorder else start_ns
+            taken_over = before._give_up(who if where is None else None)
+        if taken_over is None:
+            folder = directory.choose_directory() if where is None else Path(where)
+            recorder = recording.Recorder(folder, recording.this_process(*who, info=info, start_ns=start_ns))
+            with contextlib.suppress(OSError):  # the other ranks prune at the same moment
+                directory.prune(folder)
+        else:
+            recorder = taken_over
+        static = recorder.static
         self._recorder = recorder
         self._unsigned, self._doubles = recorder.unsigned, recorder.doubles
         # The counts once more, to read them: from a view that costs as much as to write.
@@ -155,7 +176,28 @@ class Monitor:
         self._step_context = _StepContext(self)
         self.recording = True
         atexit.register(self._at_exit)
-        self.event("start", pid=static.pid, attempt=recorder.attempt)
+        if taken_over is None:
+            self.event("start", pid=static.pid, attempt=recorder.attempt)
+        else:
+            self.describe(**info)
+
+    def _used(self) -> bool:
+        """Whether anything but the initialisation has been recorded."""
+        return bool(self._phase != INIT or self._totals[_STEPS] or self._totals[_BATCHES])
+
+    def _give_up(self, who: identity.Identity | None) -> recording.Recorder | None:
+        """Record no more; the recorder where it is that of `who`, else none is left of the recording."""
+        recorder = self._recorder
+        assert recorder is not None
+        self._recorder = None
+        self.recording = False
+        recorder.on_disarm = None
+        atexit.unregister(self._at_exit)
+        static = recorder.static
+        if who == (static.run, static.node, static.rank, static.local_rank, static.world_size):
+            return recorder
+        recorder.discard()
+        return None
 
     @property
     def run(self) -> str | None:
@@ -164,7 +206,7 @@ class Monitor:
 
     def enter(self, phase: int) -> None:
         """From now on wall time belongs to this phase, one of the constants INIT … OTHER."""
-        if not self.recording:
+        if not self.recording or _is_compiling():
             return
         now = monotonic_ns()
         try:
@@ -185,16 +227,27 @@ class Monitor:
 
     def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Within it wall time belongs to this phase, one of recording.PHASES; after it, to the one before."""
-        if not self.recording:
+        if not self.recording or _is_compiling():
             return contextlib.nullcontext()
         if name not in PHASES:
             self.fault(ValueError(f"no phase {name!r}; there are {', '.join(PHASES)}"))
             return contextlib.nullcontext()
         return self._phases[PHASE_CODES[name]]
 
+    def batches(self, loader: Iterable[_T]) -> Iterator[_T]:
+        """What the loader yields; the wait for each is phase data, and what is done with it phase other."""
+        self.enter(DATA)
+        for each in loader:
+            self.enter(OTHER)
+            yield each
+            self.enter(DATA)
+        self.enter(OTHER)
+
     def step(self) -> contextlib.AbstractContextManager[None]:
         """One optimizer step: phase compute within, phase other after it. An exception ends no step."""
-        return self._step_context if self.recording else contextlib.nullcontext()
+        if not self.recording or _is_compiling():
+            return contextlib.nullcontext()
+        return self._step_context
 
     def batch(
         self,
@@ -203,6 +256,7 @@ class Monitor:
         samples: int = 0,
         tokens: Number | None = None,
         trained_tokens: Number | None = None,
+        normalizer: Number | None = None,
     ) -> None:
         """One micro-batch is done.
 
@@ -211,8 +265,10 @@ class Monitor:
             samples: sequences, images ….
             tokens: all tokens of the batch, without padding.
             trained_tokens: tokens whose label counts in the loss; the weight of `loss`.
+            normalizer: what the sum of the loss was divided by, where that is not `trained_tokens`: the
+                tokens of all micro-batches of the step, for example.
         """
-        if not self.recording:
+        if not self.recording or _is_compiling():
             return
         now = monotonic_ns()
         spent_ns = self._hook_ns
@@ -227,15 +283,18 @@ class Monitor:
                 tokens = self._number(tokens)
             if trained_tokens.__class__ is not int:
                 trained_tokens = self._number(trained_tokens)
+            if normalizer.__class__ is not int:
+                normalizer = self._number(normalizer)
             if (
                 self._waiting
                 or loss.__class__ is _PENDING
                 or tokens.__class__ is _PENDING
                 or trained_tokens.__class__ is _PENDING
+                or normalizer.__class__ is _PENDING
             ):
-                self._arrivals.wait(self._apply_batch, loss, tokens, trained_tokens)
+                self._arrivals.wait(self._apply_batch, loss, tokens, trained_tokens, normalizer)
             else:
-                self._apply_batch(loss, tokens, trained_tokens)
+                self._apply_batch(loss, tokens, trained_tokens, normalizer)
             unsigned[_SAMPLES] = totals[_SAMPLES] = totals[_SAMPLES] + _count_of(samples)
         except Exception as error:
             self.fault(error)
@@ -243,7 +302,7 @@ class Monitor:
 
     def end_step(self, step: int | None = None) -> None:
         """One optimizer step is done: number `step`, or one more than the last."""
-        if not self.recording:
+        if not self.recording or _is_compiling():
             return
         now = monotonic_ns()
         spent_ns = self._hook_ns
@@ -317,7 +376,7 @@ class Monitor:
 
     def learning_rates(self, rates: Iterable[Number]) -> None:
         """Learning rates of the optimizer's parameter groups, up to 8; those on a device are left out."""
-        if not self.recording:
+        if not self.recording or _is_compiling():
             return
         began = monotonic_ns()
         spent_ns = self._hook_ns
@@ -343,7 +402,7 @@ class Monitor:
         `accuracy`, `validation_accuracy`, `preprocessing_seconds` and `epoch` are known; of any other name
         the first 64 are kept. Values that are not finite are not published.
         """
-        if not self.recording:
+        if not self.recording or _is_compiling():
             return
         began = monotonic_ns()
         spent_ns = self._hook_ns
@@ -365,7 +424,7 @@ class Monitor:
                 self._gradient_norm.abandon()
             self._gradient_norm = number
         elif name == "loss":
-            self._arrivals.call(self._apply_batch, number, None, None)
+            self._arrivals.call(self._apply_batch, number, None, None, None)
         elif name in _LOGGED:
             self._arrivals.call(self._store, _LOGGED[name], number)
         elif number is not None:
@@ -460,6 +519,13 @@ class Monitor:
             self._count("hook_dropped")
 
     @_guarded
+    def describe(self, **info: str) -> None:
+        """Facts of the run that became known after it was opened: see `info` of the constructor."""
+        facts = _printable(info)
+        if facts:
+            self.event("info", **facts)
+
+    @_guarded
     def exception(self, error: BaseException) -> None:
         """Record the type and place of an exception, never its message unless the run asked for it."""
         kind = type(error).__name__
@@ -532,7 +598,13 @@ class Monitor:
             self._count("hook_dropped")
         return number
 
-    def _apply_batch(self, loss: Number | None, tokens: Number | None, trained_tokens: Number | None) -> None:
+    def _apply_batch(
+        self,
+        loss: Number | None,
+        tokens: Number | None,
+        trained_tokens: Number | None,
+        normalizer: Number | None,
+    ) -> None:
         unsigned, totals = self._unsigned, self._totals
         if tokens is not None:
             unsigned[_TOKENS_ALL] = totals[_TOKENS_ALL] = totals[_TOKENS_ALL] + _count_of(tokens)
@@ -545,7 +617,7 @@ class Monitor:
         if not -inf < loss < inf:
             self._count("nonfinite_loss")
             return
-        weighted = loss * weight
+        weighted = loss * (weight if normalizer is None else normalizer)
         self._step_loss_sum += weighted
         self._step_loss_weight += weight
         if trained_tokens is not None:
@@ -683,6 +755,17 @@ class _StepContext:
         if kind is None:
             self._monitor.end_step()
         self._monitor.enter(OTHER)
+
+
+def _heed_compilation() -> None:
+    """From now on calls within a region that torch traces for compilation are left out of the graph."""
+    global _is_compiling
+    compiler = getattr(sys.modules.get("torch"), "compiler", None)
+    _is_compiling = getattr(compiler, "is_compiling", _is_compiling)
+
+
+def _printable(info: Mapping[str, str]) -> dict[str, str]:
+    return {key: identity.without_folders(str(value))[:128] for key, value in info.items() if value}
 
 
 def _count_of(value: Number) -> int:

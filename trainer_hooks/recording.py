@@ -303,9 +303,16 @@ def pid_namespace() -> int:
 
 
 def this_process(
-    *, run: str, node: str, rank: int, local_rank: int, world_size: int, info: Mapping[str, str]
+    run: str,
+    node: str,
+    rank: int,
+    local_rank: int,
+    world_size: int,
+    *,
+    info: Mapping[str, str],
+    start_ns: int | None = None,
 ) -> Static:
-    """The static part of a recording that the calling process opens now.
+    """The static part of a recording that the calling process opens now, or has begun at `start_ns`.
 
     Raises ValueError for a run or node name that could not be a folder and a label, or a rank that could
     not be part of a file's name.
@@ -317,6 +324,8 @@ def this_process(
             raise ValueError(f"{what} name {name!r} does not match {NAME_PATTERN.pattern}")
     if not 0 <= rank <= MAX_RANK:
         raise ValueError(f"rank {rank} is not between 0 and {MAX_RANK}")
+    now = time.monotonic_ns()
+    start = now if start_ns is None else min(start_ns, now)
     return Static(
         run=run,
         node=node,
@@ -327,8 +336,8 @@ def this_process(
         process_start_ticks=process_start_ticks(os.getpid()) or 0,
         pid_namespace=pid_namespace(),
         boot_id=boot_id(),
-        start_monotonic_ns=time.monotonic_ns() & ~PHASE_MASK,
-        start_wall_ns=time.time_ns(),
+        start_monotonic_ns=start & ~PHASE_MASK,
+        start_wall_ns=time.time_ns() - (now - start),
         hook_version=__version__,
         info=dict(info),
     )
@@ -478,6 +487,13 @@ class Recorder:
             self.publish()
         finally:
             self._release()
+
+    def discard(self) -> None:
+        """Remove the recording: nothing of it was worth keeping."""
+        for path in (self.path, self.path.with_suffix(".events.jsonl")) if self.path else ():
+            with contextlib.suppress(OSError):
+                path.unlink()
+        self._release()
 
     def disarm(self) -> None:
         """Let go of everything without a word in the file: in a forked child it belongs to the parent."""
