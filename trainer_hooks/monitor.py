@@ -761,7 +761,7 @@ def _heed_compilation() -> None:
     """From now on calls within a region that torch traces for compilation are left out of the graph."""
     global _is_compiling
     compiler = getattr(sys.modules.get("torch"), "compiler", None)
-    _is_compiling = getattr(compiler, "is_compiling", _is_compiling)
+    _is_compiling = getattr(compiler, "is_dynamo_compiling", _is_compiling)
 
 
 def _printable(info: Mapping[str, str]) -> dict[str, str]:

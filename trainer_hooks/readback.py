@@ -73,6 +73,12 @@ class _PinnedPool:
 
 
 _pool: _PinnedPool | None = None
+_plain_tensor: Any = None  # torch.Tensor, once torch is there: no subclass, so no DTensor either
+
+
+def _remember_plain_tensors() -> None:
+    global _plain_tensor
+    _plain_tensor = getattr(sys.modules.get("torch"), "Tensor", None)
 
 
 def read_now(value: Any) -> float | None:
@@ -93,6 +99,9 @@ def read_now(value: Any) -> float | None:
 def read(value: Any) -> float | Pending | None:
     """The value as a float, or on its way; None when it cannot be read without harm. Raises as `read_now`."""
     global _pool
+    if value.__class__ is _plain_tensor and value.is_cpu:
+        return float(value.item())
+    _remember_plain_tensors()
     number = read_now(value)
     if number is not None or not value.is_cuda or hasattr(value, "to_local"):
         return number

@@ -427,7 +427,8 @@ class Recorder:
             live = bytearray(LIVE.size)
             os.pwrite(fd, _header(self.static, self.ring_capacity), 0)
             if self.mapped:
-                self._map = mmap.mmap(fd, size)
+                # Populated at once: no step waits for the page its record goes to.
+                self._map = mmap.mmap(fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
                 view = memoryview(self._map)[LIVE_OFFSET : LIVE_OFFSET + LIVE.size]
             else:
                 self._write_fd = os.dup(fd)
