@@ -12,11 +12,9 @@ demo: .venv/.complete
 test: .venv/.complete
 	$(PYTEST) $(ARGS)
 
-# The long ones too, and what concerns transformers once more with its newest version 4.
-test-full: .venv/.complete .venv-transformers4/.complete
+# The long ones too.
+test-full: .venv/.complete
 	$(PYTEST) -m "long or not long" --timeout=1200 $(ARGS)
-	$(subst $(BIN),.venv-transformers4/bin,$(PYTEST)) -k "transformers or trl" \
-		tests/conformance tests/trainer_hooks/test_transformers.py tests/trainer_hooks/test_trl.py
 
 check: .venv/.complete
 	$(BIN)/ruff format --check .
@@ -34,13 +32,7 @@ generate: .venv/.complete
 .venv/.complete: setup.sh pyproject.toml trainer_hooks/pyproject.toml tests/constraints.txt
 	./setup.sh
 
-.venv-transformers4/.complete: .venv/.complete
-	$(BIN)/python -m venv .venv-transformers4
-	.venv-transformers4/bin/python -m pip install --quiet --constraint tests/constraints.txt \
-		--editable ./trainer_hooks 'transformers<5' datasets peft pytest pytest-timeout pytest-xdist trl
-	touch $@
-
 clean:
-	rm -rf .venv .venv-transformers4 build dist *.egg-info trainer_hooks/build trainer_hooks/*.egg-info checkpoints lightning_logs
+	rm -rf .venv build dist *.egg-info trainer_hooks/build trainer_hooks/*.egg-info checkpoints lightning_logs
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

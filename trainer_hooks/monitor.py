@@ -395,6 +395,21 @@ class Monitor:
             self.fault(error)
         self._hook_ns = spent_ns + monotonic_ns() - began
 
+    def watch(self, *watched: Any) -> None:
+        """Follow a plain torch training by these models, criteria and optimizers: nothing else need be said.
+
+        Steps, micro-batches, losses, tokens, learning rates, gradient norms, phases and evaluations are as
+        torch_loop tells. Of a model it is the outermost wrapper that counts.
+        """
+        if not self.recording:
+            return
+        try:
+            from trainer_hooks import torch_process
+
+            torch_process.watch(self, *watched)
+        except Exception as error:
+            self.fault(error)
+
     def log(self, /, **values: Number) -> None:
         """Newest values by name.
 

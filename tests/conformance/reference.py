@@ -88,7 +88,8 @@ def by_hand(world_size: int) -> Totals:
 
     The counts of a rank, but tokens and losses of all ranks together: who gets which row is the trainer's.
     """
-    network: Any = model().eval()
+    network: Any = model()
+    network.eval()
     tokens = trained_tokens = 0
     loss_token_sum = 0.0
     for row in rows(world_size):

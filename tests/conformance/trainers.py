@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from tests.conformance.reference import ACCUMULATION, BATCH, EPOCHS, LEARNING_RATE, PADDING, collate, model, rows
+from tests.conformance.reference import ACCUMULATION, BATCH, EPOCHS, LEARNING_RATE, collate, model, rows
 
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -55,46 +54,6 @@ def lightning() -> None:
     ).fit(Module(), _loader())
 
 
-def transformers() -> None:
-    from transformers import Trainer, TrainingArguments
-
-    from trainer_hooks.transformers import TelemetryCallback
-
-    with tempfile.TemporaryDirectory() as folder:
-        Trainer(
-            model=model(),
-            args=TrainingArguments(**_arguments(folder)),
-            train_dataset=rows(WORLD_SIZE),  # type: ignore[arg-type]
-            data_collator=collate,  # type: ignore[arg-type]
-            callbacks=[TelemetryCallback()],
-        ).train()
-
-
-def trl() -> None:
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
-    from trainer_hooks.transformers import TelemetryCallback
-
-    data = Dataset.from_list(
-        [
-            {
-                "input_ids": row.prompt + row.completion,
-                "completion_mask": [0] * len(row.prompt) + [1] * len(row.completion),
-            }
-            for row in rows(WORLD_SIZE)
-        ]
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        SFTTrainer(
-            model=model(),
-            args=SFTConfig(**_arguments(folder), gradient_checkpointing=False),
-            train_dataset=data,
-            processing_class=_tokenizer(),
-            callbacks=[TelemetryCallback()],
-        ).train()
-
-
 def accelerate() -> None:
     from accelerate import Accelerator
     from accelerate.utils import set_seed
@@ -114,30 +73,6 @@ def accelerate() -> None:
                 optimizer.step()
                 optimizer.zero_grad()
     accelerator.end_training()
-
-
-def fabric() -> None:
-    from lightning.fabric import Fabric
-
-    from trainer_hooks.fabric import TelemetryCallback
-
-    fabric = Fabric(
-        accelerator="cpu",
-        devices=WORLD_SIZE,
-        strategy="ddp" if WORLD_SIZE > 1 else "auto",
-        callbacks=[TelemetryCallback()],
-    )
-    fabric.launch()
-    network = model()
-    network, optimizer = fabric.setup(network, _optimizer(network))  # type: ignore[assignment]
-    loader: Any = fabric.setup_dataloaders(_loader())
-    for _ in range(EPOCHS):
-        for batch, ends_step in _windows(loader):
-            with fabric.no_backward_sync(network, enabled=not ends_step):  # type: ignore[arg-type]
-                fabric.backward(network(**batch).loss / ACCUMULATION)
-            if ends_step:
-                optimizer.step()
-                optimizer.zero_grad()
 
 
 def plain() -> None:
@@ -170,11 +105,6 @@ def watch() -> None:
         _train(network, loader, optimizer)
 
 
-def unchanged() -> None:
-    """Without a word of ours, for `run`."""
-    _train(*_plain())
-
-
 def _train(network: Any, loader: Any, optimizer: torch.optim.Optimizer) -> None:
     for _ in range(EPOCHS):
         for batch, ends_step in _windows(loader):
@@ -202,35 +132,8 @@ def _windows(loader: Any) -> Iterator[tuple[Any, bool]]:
         yield batch, at % ACCUMULATION == 0 or at == batches
 
 
-def _arguments(folder: str) -> dict[str, Any]:
-    return {
-        "output_dir": folder,
-        "per_device_train_batch_size": BATCH,
-        "gradient_accumulation_steps": ACCUMULATION,
-        "num_train_epochs": EPOCHS,
-        "learning_rate": LEARNING_RATE,
-        "remove_unused_columns": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
-
-
-def _tokenizer() -> Any:
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
-
-    words = Tokenizer(WordLevel({"<pad>": PADDING, "<bos>": 1, "<eos>": 2}, unk_token="<pad>"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
-    )
-
-
 TRAINERS: dict[str, Callable[[], None]] = {
-    each.__name__: each
-    for each in (lightning, transformers, trl, accelerate, fabric, plain, watch, unchanged)
+    each.__name__: each for each in (lightning, accelerate, plain, watch)
 }
 
 if __name__ == "__main__":

@@ -32,9 +32,3 @@ def test_an_example_is_short_and_leaves_a_finished_recording(example: Path, tmp_
     live = only(tmp_path / "recordings").live
     assert (live.outcome, live.hook_errors, live.hook_dropped) == (FINISHED, 0, 0)
     assert live.steps > 0 or any(value is not None for value in live.scalars)
-
-
-def test_there_is_an_example_of_every_adapter() -> None:
-    text = "".join(path.read_text() for path in EXAMPLES)
-    for adapter in ("lightning", "transformers", "fabric", "accelerate", "stable_baselines3", "tee", "monitor"):
-        assert f"trainer_hooks.{adapter}" in text

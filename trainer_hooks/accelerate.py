@@ -1,0 +1,252 @@
+"""The hook for Accelerate: `Accelerator(log_with="trainvitals")` once this module was imported.
+
+With Accelerate before 1.15: `Accelerator(log_with=TelemetryTracker())`. A recording opens at `init_trackers`,
+on every rank, and closes at `end_training`. What is prepared, before or after, is followed as `torch_loop`
+tells; losses are those given to `accelerator.backward`, before it divides them.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import accelerate
+from accelerate import tracking
+from accelerate.tracking import GeneralTracker
+
+from trainer_hooks.monitor import Monitor
+from trainer_hooks.torch_loop import TorchLoop
+from trainer_hooks.torch_process import watch
+
+logger = logging.getLogger("trainvitals")
+
+_MEASURED = {
+    *("loss", "train_loss", "train/loss", "training_loss"),
+    *("lr", "learning_rate", "train/lr", "train/learning_rate"),
+    *("grad_norm", "gradient_norm", "train/grad_norm"),
+    *("step", "global_step", "completed_steps"),
+}
+_VALIDATION_LOSS = {"val_loss", "eval_loss", "validation_loss", "val/loss", "eval/loss", "validation/loss"}
+_NAMES = {
+    **dict.fromkeys(("acc", "train_accuracy", "train/accuracy"), "accuracy"),
+    **dict.fromkeys(
+        ("val_accuracy", "eval_accuracy", "val/accuracy", "eval/accuracy"), "validation_accuracy"
+    ),
+}
+
+
+class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
+    """Records the vital signs of what an Accelerator trains.
+
+    Args:
+        project: as given to `init_trackers`; the display name, where there is no other.
+        run, name, loss_kind, record_messages: see Monitor.
+        model, dataset: what is trained on what; for the run's info.
+    """
+
+    name = "trainvitals"
+    requires_logging_directory = False
+    main_process_only = False
+
+    def __init__(
+        self,
+        project: str = "",
+        *,
+        run: str | None = None,
+        name: str | None = None,
+        loss_kind: str | None = None,
+        model: str | None = None,
+        dataset: str | None = None,
+        record_messages: bool = False,
+    ) -> None:
+        super().__init__()
+        self.monitor: Monitor | None = None
+        self._project = project
+        self._identity = {"run": run, "name": name}
+        self._loss_kind = loss_kind
+        self._info = {"model": model or "", "dataset": dataset or ""}
+        self._record_messages = record_messages
+        self._loop: TorchLoop | None = None
+        self._preparing = 0
+
+    @property
+    def tracker(self) -> Monitor | None:
+        """The Monitor that records; None before `init_trackers` and where nothing can be recorded."""
+        return self.monitor
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        """Nothing is kept of it: it may hold anything."""
+
+    def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
+        """Numbers a script logs; what is measured anyway is left out."""
+        if self.monitor is not None:
+            self.monitor.guard(self._log, values)
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        assert self.monitor is not None
+        numbers: dict[str, Any] = {}
+        for name, value in values.items():
+            if name in _MEASURED or not _is_number(value):
+                continue
+            if name not in _VALIDATION_LOSS:
+                numbers[_NAMES.get(name, name)] = value
+            elif self._loop is None or not self._loop.evaluations:
+                self.monitor.evaluated(loss=value)
+        self.monitor.log(**numbers)
+
+    def finish(self) -> None:
+        """The training has ended: close the recording."""
+        if self.monitor is not None:
+            self.monitor.finish()
+
+    def begin(self, accelerator: Any, project: str = "") -> None:
+        """Open the recording of what this Accelerator trains."""
+        if self.monitor is not None and self.monitor.recording:
+            return
+        try:
+            monitor = Monitor(
+                **{"name": self._project or project or None, **_given(self._identity)},
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
+                loss_kind=self._loss_kind,
+                info={
+                    **_given(self._info),
+                    "framework": f"accelerate {accelerate.__version__}",
+                    "precision": str(accelerator.mixed_precision),
+                },
+                record_messages=self._record_messages,
+            )
+            if monitor.recording:
+                self.monitor = monitor
+                monitor.guard(self._follow, accelerator, monitor)
+        except Exception as error:
+            logger.warning("telemetry is off for this training: %s", type(error).__name__)
+
+    def _follow(self, accelerator: Any, monitor: Monitor) -> None:
+        loop = self._loop = watch(monitor)
+        self._watch_prepared(accelerator, loop)
+        for name in ("prepare", "prepare_model", "prepare_optimizer"):
+            self._put(accelerator, name, functools.partial(self._prepare, accelerator, loop), loop)
+        self._put(accelerator, "backward", functools.partial(_backward, loop), loop)
+        self._put(accelerator, "clip_grad_norm_", functools.partial(_clip, loop), loop)
+        self._put(accelerator, "save_state", functools.partial(_save_state, accelerator, monitor), loop)
+        self._put(accelerator, "end_training", self._end, loop)
+
+    def _put(self, accelerator: Any, name: str, around: Callable[..., Any], loop: TorchLoop) -> None:
+        """Put `around` around a method of this Accelerator, until the end of the recording."""
+        method = getattr(accelerator, name)
+
+        @functools.wraps(method)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            return around(method, *args, **kwargs)
+
+        def restore() -> None:
+            if vars(accelerator).get(name) is replacement:  # else somebody put theirs around ours
+                delattr(accelerator, name)
+
+        setattr(accelerator, name, replacement)
+        loop.when_closed(restore)
+
+    def _prepare(
+        self, accelerator: Any, loop: TorchLoop, method: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        self._preparing += 1
+        try:
+            return method(*args, **kwargs)
+        finally:
+            self._preparing -= 1
+            if not self._preparing:
+                loop.monitor.guard(self._watch_prepared, accelerator, loop)
+
+    def _watch_prepared(self, accelerator: Any, loop: TorchLoop) -> None:
+        for model in accelerator._models:
+            loop.watch_model(model)
+        for optimizer in accelerator._optimizers:
+            loop.watch_optimizer(optimizer)
+
+    def _end(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)  # tells only the trackers of the main process
+        finally:
+            self.finish()
+
+
+def _backward(loop: TorchLoop, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not loop.may_go_backward_here():
+        return method(*args, **kwargs)
+    loop.backward_begins(args[0] if args else kwargs.get("loss"))
+    completed = False
+    try:
+        result = method(*args, **kwargs)
+        completed = True
+        return result
+    finally:
+        loop.backward_ended(completed)
+
+
+def _clip(loop: TorchLoop, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    norm = method(*args, **kwargs)
+    if norm is not None:
+        loop.gradient_norm(norm)
+    return norm
+
+
+def _save_state(
+    accelerator: Any, monitor: Monitor, method: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    with monitor.checkpoint(_folder(accelerator, args[0] if args else kwargs.get("output_dir"))):
+        return method(*args, **kwargs)
+
+
+def _folder(accelerator: Any, given: Any) -> Any:
+    """Where `save_state` saves: of its own choice where Accelerate names the checkpoints."""
+    try:
+        if not accelerator.project_configuration.automatic_checkpoint_naming:
+            return given
+        return Path(accelerator.project_dir, "checkpoints", f"checkpoint_{accelerator.save_iteration}")
+    except Exception:  # another version's: then the size is unknown
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or getattr(value, "ndim", None) == 0
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value}
+
+
+def _begin(accelerator: Any, project_name: str = "", config: Any = None, init_kwargs: Any = None) -> None:
+    """Begin our tracker, which Accelerate itself makes, or tells of, only on the main process."""
+    for each in (*accelerator.trackers, *accelerator.log_with):
+        if isinstance(each, TelemetryTracker):
+            each.begin(accelerator, project_name)
+            return
+    if TelemetryTracker.name in accelerator.log_with:
+        options = (init_kwargs or {}).get(TelemetryTracker.name, {})
+        TelemetryTracker(project_name, **options).begin(accelerator, project_name)
+
+
+def _on_every_rank(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def init_trackers(accelerator: Any, *args: Any, **kwargs: Any) -> None:
+        original(accelerator, *args, **kwargs)
+        try:
+            _begin(accelerator, *args, **kwargs)
+        except Exception as error:
+            logger.warning("telemetry is off for this training: %s", type(error).__name__)
+
+    return init_trackers
+
+
+def _register() -> None:
+    register = getattr(tracking, "register_tracker_class", None)  # since 1.15
+    if register is not None:
+        register(TelemetryTracker)
+    accelerate.Accelerator.init_trackers = _on_every_rank(accelerate.Accelerator.init_trackers)
+
+
+_register()

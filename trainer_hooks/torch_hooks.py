@@ -1,0 +1,154 @@
+"""The hooks on modules and optimizers through which a TorchLoop hears of them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from threading import get_ident
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._C import _get_tracing_state
+from torch.compiler import is_compiling
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+if TYPE_CHECKING:
+    from trainer_hooks.torch_loop import TorchLoop
+
+_BOTH_ENDS = 2  # hooks on a module: for the begin and the end of a call
+
+
+class Hook:
+    """A hook on somebody's module or optimizer, which tells on the training's thread and never raises.
+
+    A copy of the module, deep or pickled, has one that does nothing.
+    """
+
+    __slots__ = ("_elsewhere", "_loop", "_tell")
+
+    def __init__(
+        self, loop: TorchLoop, tell: Callable[..., None], elsewhere: Callable[..., None] | None = None
+    ) -> None:
+        self._loop = loop
+        self._tell = tell
+        self._elsewhere = elsewhere  # what to tell on other threads
+
+    def __call__(self, *arguments: Any) -> None:
+        if is_compiling():
+            return
+        loop = self._loop
+        monitor = loop.monitor
+        if monitor.recording and get_ident() == loop.thread and not _get_tracing_state():
+            began = monotonic_ns()
+            spent_ns = monitor._hook_ns
+            try:
+                self._tell(*arguments)
+            except Exception as error:
+                monitor.fault(error)
+            monitor._hook_ns = spent_ns + monotonic_ns() - began
+        elif self._elsewhere is not None:
+            self._elsewhere(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (contextlib.nullcontext(), "__exit__")  # takes anything, and needs none of our code
+
+
+class Hooks:
+    """Those of one loop."""
+
+    def __init__(self, loop: TorchLoop) -> None:
+        self._loop = loop
+        self._on_call = Hook(loop, loop.tell_forward_begins)
+        self._on_return = Hook(loop, loop.tell_forward_ended)
+        self._on_step = Hook(loop, self._step_begins, self._step_begins_elsewhere)
+        self._on_step_end = Hook(loop, self._step_ended)
+        self._of_modules: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
+        self._of_optimizers: list[Any] = []
+        self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._every_optimizer = False
+
+    def watch_model(self, module: Any) -> None:
+        """Hook an outermost module, or a criterion. Raises for what is no module."""
+        if not self.knows(module):
+            self.hook_end(module)
+            self._of_modules[module].append(module.register_forward_pre_hook(self._on_call))
+
+    def hook_end(self, module: Any) -> None:
+        """Hook only the end of its calls. Raises for what is no module."""
+        end = module.register_forward_hook(self._on_return, with_kwargs=True, always_call=True)
+        self._of_modules[module] = [end]
+
+    def knows(self, module: Any) -> bool:
+        """Whether the end of the module's calls is hooked."""
+        return module in self._of_modules
+
+    @contextlib.contextmanager
+    def off(self, module: Any) -> Iterator[None]:
+        """Within it a module and all within it bear none of our hooks."""
+        hooked = [each for each in module.modules() if len(self._of_modules.get(each, ())) == _BOTH_ENDS]
+        for each in module.modules():
+            self._unhook(each)
+        try:
+            yield
+        finally:
+            for each in hooked:
+                self.watch_model(each)
+
+    def watch_optimizer(self, optimizer: Any) -> None:
+        """Hook this optimizer, or that which it wraps. Raises for what is no optimizer."""
+        while hasattr(optimizer, "optimizer") and "_optimizer_step_pre_hooks" not in vars(optimizer):
+            optimizer = optimizer.optimizer
+        if optimizer not in self._optimizers:
+            self._optimizers.add(optimizer)
+            self._of_optimizers.append(optimizer.register_step_pre_hook(self._on_step))
+            self._of_optimizers.append(optimizer.register_step_post_hook(self._on_step_end))
+
+    def watch_every_optimizer(self) -> None:
+        """Hook all optimizers of the process."""
+        self._every_optimizer = True
+        self._of_optimizers.append(register_optimizer_step_pre_hook(self._on_step))
+        self._of_optimizers.append(register_optimizer_step_post_hook(self._on_step_end))
+
+    def sees(self, optimizer: Any) -> bool:
+        """Whether a step of this optimizer would be told."""
+        return self._every_optimizer or optimizer in self._optimizers
+
+    def remove(self) -> None:
+        """Take every hook off again."""
+        for module in list(self._of_modules):
+            self._unhook(module)
+        while self._of_optimizers:
+            self._of_optimizers.pop().remove()
+
+    def _unhook(self, module: Any) -> None:
+        for handle in self._of_modules.pop(module, ()):
+            handle.remove()
+
+    def _step_begins(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        loop = self._loop
+        if loop.stepping and steps_on_the_stack() <= 1:
+            loop.stepping = 0  # the one before was left by an exception
+        loop.tell_optimizer_begins(optimizer)
+
+    def _step_begins_elsewhere(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._loop.in_backward:  # on a thread of a device
+            self._loop.stepped_in_backward = self._loop.stepped_in_backward or optimizer
+
+    def _step_ended(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._loop.tell_optimizer_ended(optimizer)
+
+
+def steps_on_the_stack() -> int:
+    """How many `Optimizer.step` the caller runs within."""
+    count = 0
+    file_name = torch.optim.Optimizer.profile_hook_step.__code__.co_filename
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "wrapper" and code.co_filename == file_name:
+            count += 1
+        frame = frame.f_back  # type: ignore[assignment]
+    return count
