@@ -59,7 +59,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 MAGIC = b"TRNVITAL"
-VERSION = (1, 0)
+VERSION = (1, 1)
 BYTE_ORDER_MARK = 0x01020304
 # magic, byte order mark, major, minor, live offset, live slots, ring offset, record size, ring capacity,
 # JSON length, crc32
@@ -84,6 +84,7 @@ PHASES = (
 )
 PHASE_CODES = {name: code for code, name in enumerate(PHASES)}
 PHASE_MASK = 15
+DEVICE_PHASES = ("forward", "backward", "compute", "optimizer")  # whose time on a device is taken
 # From a tiny model on a CPU to a large one over many nodes; +Inf is implied.
 STEP_DURATION_BOUNDS_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
 LEARNING_RATE_GROUPS = 8
@@ -173,6 +174,13 @@ class Live:
     validation_loss_best: float | None = None
     validation_accuracy: float | None = None
     scalars: tuple[float | None, ...] = (None,) * SCALARS
+    device_seconds: tuple[float | None, ...] = (None,) * len(DEVICE_PHASES)
+    cuda_allocated_bytes: float | None = None
+    cuda_reserved_bytes: float | None = None
+    cuda_reserved_peak_bytes: float | None = None
+    cuda_alloc_retries: float | None = None
+    model_flops: float | None = None
+    peak_flops: float | None = None
 
     @property
     def phase(self) -> str:
