@@ -177,6 +177,12 @@ TRAINING_RESUMED_FROM_STEP = _run(
     "Step at which the newest attempt took up; absent when it began at 0.",
 )
 TRAINING_WORLD_SIZE = _run("training_world_size", "gauge", "Ranks of the run.")
+TRAINING_PEAK_FLOPS = _run(
+    "training_peak_flops",
+    "gauge",
+    "Dense FLOP/s of the run's devices at most, at the precision it trains with, bf16 where it tells none; "
+    "absent for a device that is not known, or where ranks record on other nodes.",
+)
 TRAINING_RUN_INFO = _run(
     "training_run_info",
     "info",
@@ -225,6 +231,41 @@ TRAINING_PHASE_SECONDS_TOTAL = _rank(
 )
 TRAINING_PHASE_ACTIVE = _rank(
     "training_phase_active", "gauge", "1 for the phase the rank is in; the others are absent.", "phase"
+)
+TRAINING_DEVICE_SECONDS_TOTAL = _rank(
+    "training_device_seconds_total",
+    "counter",
+    "Time on the CUDA device by phase, from one border of phases on its stream to the next.",
+    "phase",
+)
+TRAINING_MODEL_FLOPS_TOTAL = _rank(
+    "training_model_flops_total",
+    "counter",
+    "FLOPs the model's tokens took, forward and backward, by its active and its trained weights; "
+    "recomputation is left out. Over training_peak_flops its rate is the utilization (MFU).",
+)
+TRAINING_CUDA_MEMORY_ALLOCATED_BYTES = _rank(
+    "training_cuda_memory_allocated_bytes",
+    "gauge",
+    "Device memory that tensors of the rank take, as torch's allocator counts it.",
+    unit="bytes",
+)
+TRAINING_CUDA_MEMORY_RESERVED_BYTES = _rank(
+    "training_cuda_memory_reserved_bytes",
+    "gauge",
+    "Device memory torch's allocator holds for the rank.",
+    unit="bytes",
+)
+TRAINING_CUDA_MEMORY_RESERVED_PEAK_BYTES = _rank(
+    "training_cuda_memory_reserved_peak_bytes",
+    "gauge",
+    "Most device memory torch's allocator has held, since the training itself last reset that.",
+    unit="bytes",
+)
+TRAINING_CUDA_ALLOC_RETRIES_TOTAL = _rank(
+    "training_cuda_alloc_retries_total",
+    "counter",
+    "Allocations for which torch's allocator had to empty its cache first.",
 )
 TRAINING_OOM_TOTAL = _rank("training_oom_total", "counter", "Out-of-memory errors the hook saw.")
 TRAINING_HOST_MEMORY_BYTES = _rank(

@@ -14,6 +14,9 @@ from trainer_hooks.recording import SCALARS, EventReader, RecordingReader, Stati
 
 CLOCK_WAS_SET_SECONDS = 0.25
 _RECORDS_AT_ONCE = 256
+_MOST_INFO = 64
+_LONGEST_INFO = 1024  # the uuids of 16 devices
+_OF_EVERY_EVENT = {"event", "time_ns", "step"}
 _SCALAR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}")
 
 
@@ -50,6 +53,7 @@ class Followed:
         self._newest_record = 0
         self._reason: str | None = None
         self._scalar_names: dict[int, str] = {}
+        self._info = dict(reader.static.info)
         self._seen_alive_ns = 0
         self._remembered_ns = 0
         self._phase_seconds: dict[str, float] = {}
@@ -115,6 +119,7 @@ class Followed:
             window=self._window,
             reason=self._reason,
             scalar_names=self._scalar_names,
+            info=self._info,
         )
         if not alive:
             reader.close()
@@ -152,6 +157,15 @@ class Followed:
                     self._scalar_names[slot] = name
             case {"event": "finish", "reason": str(reason)} | {"event": "fail", "type": str(reason)}:
                 self._reason = printable(reason)
+            case {"event": "info"}:
+                self._take_info(event)
+
+    def _take_info(self, event: Mapping[str, object]) -> None:
+        """Facts that became known later, over those the recording opened with."""
+        for key, value in event.items():
+            known = key in self._info or len(self._info) < _MOST_INFO
+            if key not in _OF_EVERY_EVENT and isinstance(value, str) and known:
+                self._info[key[:_LONGEST_INFO]] = value[:_LONGEST_INFO]
 
     def _is_free(self, name: str, slot: int) -> bool:
         return slot not in self._scalar_names and name not in self._scalar_names.values()

@@ -13,7 +13,14 @@ from exporters import catalog, host_memory
 from exporters.catalog import Metric
 from exporters.collector import Histogram, Sample
 from exporters.followed import CLOCK_WAS_SET_SECONDS, Endings, Followed, file_at
-from exporters.runs import RUN_STATES, Observation, RunStatus, of_newest_attempt, run_status
+from exporters.runs import (
+    RUN_STATES,
+    Observation,
+    RunStatus,
+    of_newest_attempt,
+    peak_flops,
+    run_status,
+)
 from trainer_hooks import recording
 from trainer_hooks.recording import RecordingError, RecordingReader
 
@@ -207,7 +214,23 @@ class RecordingsCollector:
         yield sample(catalog.HOOK_DROPPED_TOTAL, live.hook_dropped)
         for phase, seconds in observation.phase_seconds.items():
             yield sample(catalog.TRAINING_PHASE_SECONDS_TOTAL, seconds, phase=phase)
+        for phase, on_device in zip(recording.DEVICE_PHASES, live.device_seconds, strict=True):
+            if on_device is not None:
+                yield sample(catalog.TRAINING_DEVICE_SECONDS_TOTAL, on_device, phase=phase)
+        for metric, known in (
+            (catalog.TRAINING_MODEL_FLOPS_TOTAL, live.model_flops),
+            (catalog.TRAINING_CUDA_ALLOC_RETRIES_TOTAL, live.cuda_alloc_retries),
+        ):
+            if known is not None:
+                yield sample(metric, known)
         if observation.alive:
+            for metric, known in (
+                (catalog.TRAINING_CUDA_MEMORY_ALLOCATED_BYTES, live.cuda_allocated_bytes),
+                (catalog.TRAINING_CUDA_MEMORY_RESERVED_BYTES, live.cuda_reserved_bytes),
+                (catalog.TRAINING_CUDA_MEMORY_RESERVED_PEAK_BYTES, live.cuda_reserved_peak_bytes),
+            ):
+                if known is not None:
+                    yield sample(metric, known)
             yield sample(catalog.TRAINING_PHASE_ACTIVE, 1, phase=live.phase)
             if static.pid in self._host_memory:
                 yield sample(catalog.TRAINING_HOST_MEMORY_BYTES, self._host_memory[static.pid])
@@ -250,6 +273,7 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
         (catalog.TRAINING_RESTARTS_TOTAL, status.attempt - 1),
         (catalog.TRAINING_RESUMED_FROM_STEP, status.resumed_from_step),
         (catalog.TRAINING_WORLD_SIZE, status.world_size),
+        (catalog.TRAINING_PEAK_FLOPS, peak_flops(observations)),
     ]
     for metric, value in known:
         if value is not None:
@@ -266,7 +290,8 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
         run,
         Histogram(_cumulative(live.step_duration_counts), live.step_duration_sum_ns / 1e9),
     )
-    info = {key: value for key, value in sorted(status.info.items()) if key not in run}
+    # A rank's devices are no fact of the run; `run` and `attempt` are said otherwise.
+    info = {key: value for key, value in sorted(status.info.items()) if key not in {*run, "gpu_uuid"}}
     yield Sample(catalog.TRAINING_RUN_INFO, {**run, **info, "attempt": str(status.attempt)}, 1)
     for slot, value in enumerate(live.scalars):
         name = observation.scalar_names.get(slot)

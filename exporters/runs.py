@@ -68,6 +68,7 @@ class RunStatus:
 class Observation:
     """One recording at one moment: what it says, and what was seen of its process.
 
+    `info` are the facts it opened with and those told since.
     `now_ns` is the monotonic time at which it was last seen alive; `wall_offset_seconds` turns its monotonic
     seconds into unix time. `phase_seconds` are the phases' up to then. `reason` is how it says it ended, or
     the type of the exception it ended with.
@@ -83,6 +84,7 @@ class Observation:
     window: StepWindow
     reason: str | None
     scalar_names: dict[int, str]
+    info: Mapping[str, str]
 
     def wall(self, monotonic_ns: int) -> float:
         return round(self.wall_offset_seconds + monotonic_ns / 1e9, 3)
@@ -98,7 +100,7 @@ class Observation:
 
     @property
     def cross_entropy(self) -> bool:
-        return self.static.info.get("loss_kind") == "cross_entropy"
+        return self.info.get("loss_kind") == "cross_entropy"
 
     @property
     def validation_perplexity(self) -> float | None:
@@ -174,7 +176,7 @@ def run_status(observations: Sequence[Observation], stall_after_seconds: float) 
         validation_loss_best=live.validation_loss_best,
         validation_perplexity=first.validation_perplexity,
         world_size=first.static.world_size,
-        info={label_name(key): without_folders(printable(value)) for key, value in first.static.info.items()},
+        info={label_name(key): without_folders(printable(value)) for key, value in first.info.items()},
         ranks=tuple(rank_status(each, stall_after_seconds) for each in observations),
     )
 
@@ -209,6 +211,22 @@ def _training_perplexity(observations: Sequence[Observation]) -> float | None:
         return None
     sums = [each.window.loss_sums() for each in observations]
     return perplexity(sum(loss for loss, _ in sums), sum(tokens for _, tokens in sums))
+
+
+def peak_flops(observations: Sequence[Observation]) -> float | None:
+    """FLOP/s of all devices of the run at most; None where one is not known, or a rank records elsewhere.
+
+    Ranks that share their devices count them once.
+    """
+    if len(observations) != observations[0].static.world_size:
+        return None
+    peaks: dict[str, float] = {}
+    for each in observations:
+        if each.live.peak_flops is None:
+            return None
+        peaks[each.info.get("gpu_uuid") or f"rank {each.static.rank}"] = each.live.peak_flops
+    uuids = [uuid for devices in peaks for uuid in devices.split(",")]
+    return sum(peaks.values()) if len(set(uuids)) == len(uuids) else None
 
 
 def _sum_known(values: Iterable[float | None]) -> float | None:

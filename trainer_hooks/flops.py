@@ -119,8 +119,10 @@ class _Model:
             raise _UnknownError  # once a row; or weights that are put together before use
         if hasattr(module, "modules_to_save") and hasattr(module, "original_module"):
             kept: Any = module.modules_to_save
-            active: list[Any] = [kept[each] for each in _active_adapters(module) if each in kept]
-            yield from self._walk(active[0] if active else module.original_module, name, stage, share)
+            used: Any = module.original_module
+            for each in _active_adapters(module):
+                used = kept[each] if each in kept else used  # noqa: SIM401 - a ModuleDict has no get
+            yield from self._walk(used, name, stage, share)
         elif hasattr(module, "base_layer"):
             yield self._adapted(module, name, stage, share)
         elif isinstance(module, nn.Embedding):

@@ -140,6 +140,7 @@ class TelemetryCallback(pl.Callback):
             self.monitor.resume(self._global_step)
         steps, epochs = _expected(trainer)
         self.monitor.expect(steps=steps, epochs=epochs)
+        self.monitor.model(pl_module)
         self.monitor.enter(DATA)
 
     @_harmless

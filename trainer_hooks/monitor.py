@@ -27,7 +27,7 @@ from time import monotonic_ns
 from types import TracebackType
 from typing import Any, TypeVar
 
-from trainer_hooks import directory, identity, readback, recording
+from trainer_hooks import device, directory, identity, readback, recording
 from trainer_hooks.arrivals import Arrivals
 from trainer_hooks.recording import BODY, PHASE_CODES, PHASE_MASK, PHASES, SLOT
 
@@ -42,6 +42,8 @@ _PHASE_NS = SLOT["phase_ns"]
 _STEP_DURATION_COUNTS = SLOT["step_duration_counts"]
 _LEARNING_RATE = SLOT["learning_rates"]
 _LEARNING_RATES_END = _LEARNING_RATE + recording.LEARNING_RATE_GROUPS
+_LOOK_AT_DEVICES_EVERY_NS = 1_000_000_000
+_NEVER = 1 << 63
 
 Number = Any  # a Python or numpy number, or a tensor of one element on any device
 
@@ -127,7 +129,7 @@ class Monitor:
             _heed_compilation()
             who = identity.identify(run=run, name=name, rank=rank, world_size=world_size)
             facts = _printable({**(info or {}), "loss_kind": loss_kind or ""})
-            self._open(who, directory, facts, start_ns)
+            self._open(who, directory, facts, start_ns, began)
             _current = self
         except Exception as error:
             logger.warning("telemetry is off for this run: %s", error)
@@ -135,7 +137,12 @@ class Monitor:
         self._hook_ns += monotonic_ns() - began
 
     def _open(
-        self, who: identity.Identity, where: Path | str | None, info: Mapping[str, str], start_ns: int | None
+        self,
+        who: identity.Identity,
+        where: Path | str | None,
+        info: Mapping[str, str],
+        start_ns: int | None,
+        now: int,
     ) -> None:
         before = current()
         taken_over = None
@@ -170,6 +177,13 @@ class Monitor:
         self._step_loss_weight = 0
         self._gradient_norm: float | readback.Pending | None = None
         self._scalars: dict[str, int] = {}
+        self._facts = dict(static.info)
+        self._flops_per_token = 0
+        self._model_flops = 0
+        self._devices: device.Devices | None = None
+        self._devices_used: tuple[int, ...] = ()
+        self._timeline: device.Timeline | None = None  # where there is a CUDA device
+        self._look_at_ns = 0
         self._arrivals = Arrivals(functools.partial(self._count, "hook_dropped"), self.fault)
         self._waiting = self._arrivals.waiting
         self._phases = [_PhaseContext(self, code) for code in range(len(PHASES))]
@@ -180,6 +194,7 @@ class Monitor:
             self.event("start", pid=static.pid, attempt=recorder.attempt)
         else:
             self.describe(**info)
+        self.guard(self._look_at_devices, now)
 
     def _used(self) -> bool:
         """Whether anything but the initialisation has been recorded."""
@@ -219,6 +234,8 @@ class Monitor:
             unsigned[_PHASE_WORD] = word
             self._phase = phase
             self._since_ns = now
+            if self._timeline is not None:
+                self._timeline.border(old, phase)
             if self._must_publish and phase in (DATA, EVALUATION, CHECKPOINT):
                 self._publish()
         except Exception as error:
@@ -343,6 +360,10 @@ class Monitor:
             else:
                 self._apply_step(norm, step, now, duration_ns, phase_ns, batches, samples)
             unsigned[_STEPS] = totals[_STEPS] = totals[_STEPS] + 1
+            if self._timeline is not None:
+                self._take_device_time(self._timeline)
+            if now >= self._look_at_ns:
+                self._look_at_devices(now)
             if self._must_publish:
                 self._publish()
         except Exception as error:
@@ -371,7 +392,9 @@ class Monitor:
     @_guarded
     def progress(self) -> None:
         """Something other than a step moved on, a batch of an evaluation for example."""
-        self._unsigned[_LAST_PROGRESS_NS] = monotonic_ns()
+        self._unsigned[_LAST_PROGRESS_NS] = now = monotonic_ns()
+        if now >= self._look_at_ns:
+            self._look_at_devices(now)
         self._publish()
 
     def learning_rates(self, rates: Iterable[Number]) -> None:
@@ -394,6 +417,53 @@ class Monitor:
         except Exception as error:
             self.fault(error)
         self._hook_ns = spent_ns + monotonic_ns() - began
+
+    @_guarded
+    def model(self, module: Any, *, sequence_length: int | None = None) -> None:
+        """From now on count the FLOPs of this torch model for all tokens of the batches: see `flops`.
+
+        It is looked at as it is now: say it again when weights have been frozen or thawed. One of a kind that
+        is not known leaves things as they were. `sequence_length` is that of every row, where they are all
+        alike: then the attention scores count, too.
+        """
+        from trainer_hooks import flops
+
+        known = flops.of_model(module, sequence_length=sequence_length)
+        if known is not None:
+            self._flops_per_token = known.total
+            self._doubles[_MODEL_FLOPS] = float(self._model_flops)
+
+    def _look_at_devices(self, now: int) -> None:
+        """Take what torch's allocator says, and which devices there are; nothing before CUDA is in use."""
+        self._look_at_ns = _NEVER  # a look that fails is the last
+        if self._devices is None:
+            torch = device.initialised()
+            if torch is None or torch.cuda.is_current_stream_capturing():
+                self._look_at_ns = now + _LOOK_AT_DEVICES_EVERY_NS
+                return
+            self._devices = device.Devices(torch)
+            self._timeline = device.Timeline(torch, functools.partial(self._count, "hook_dropped"))
+            self._take_device_time(self._timeline)
+        memory, used = self._devices.look()
+        doubles = self._doubles
+        doubles[_ALLOCATED], doubles[_RESERVED], doubles[_RESERVED_PEAK], doubles[_ALLOC_RETRIES] = memory
+        if used != self._devices_used:
+            self._devices_used = used
+            gpus = [self._devices.gpu(index) for index in used]
+            names = ",".join(sorted({gpu.name for gpu in gpus}))
+            uuids = ",".join(gpu.uuid for gpu in gpus if gpu.uuid)
+            self.event("info", device=names, **({"gpu_uuid": uuids} if uuids else {}))
+            peak = self._devices.peak_flops(gpus, self._facts.get("precision"))
+            doubles[_PEAK_FLOPS] = nan if peak is None else peak
+        self._look_at_ns = now + _LOOK_AT_DEVICES_EVERY_NS
+
+    def _take_device_time(self, timeline: device.Timeline) -> None:
+        self._timeline = None  # a device that fails is not asked again
+        timeline.resolve()
+        self._timeline = timeline
+        doubles = self._doubles
+        for slot, seconds in enumerate(timeline.seconds, _DEVICE_SECONDS):
+            doubles[slot] = seconds
 
     def watch(self, *watched: Any) -> None:
         """Follow a plain torch training by these models, criteria and optimizers: nothing else need be said.
@@ -538,6 +608,8 @@ class Monitor:
         """Facts of the run that became known after it was opened: see `info` of the constructor."""
         facts = _printable(info)
         if facts:
+            self._facts.update(facts)
+            self._devices_used = ()  # the peak goes by the precision
             self.event("info", **facts)
 
     @_guarded
@@ -563,6 +635,8 @@ class Monitor:
         assert self._recorder is not None
         self.enter(self._phase)  # bring the totals up to the end
         self._arrivals.drain(everything=True)
+        if self._timeline is not None:
+            self.guard(self._last_look, self._timeline)
         self._unsigned[_HOOK_NS] = self._hook_ns
         self.event(kind, **fields)
         self.recording = False
@@ -570,6 +644,13 @@ class Monitor:
             self._recorder.close(outcome, monotonic_ns())
         finally:
             self._stop()
+
+    def _last_look(self, timeline: device.Timeline) -> None:
+        try:
+            self._take_device_time(timeline)
+            self._look_at_devices(monotonic_ns())
+        finally:
+            timeline.abandon()
 
     def _stop(self) -> None:
         self.recording = False
@@ -622,7 +703,11 @@ class Monitor:
     ) -> None:
         unsigned, totals = self._unsigned, self._totals
         if tokens is not None:
-            unsigned[_TOKENS_ALL] = totals[_TOKENS_ALL] = totals[_TOKENS_ALL] + _count_of(tokens)
+            count = _count_of(tokens)
+            unsigned[_TOKENS_ALL] = totals[_TOKENS_ALL] = totals[_TOKENS_ALL] + count
+            if self._flops_per_token:
+                self._model_flops += count * self._flops_per_token
+                self._doubles[_MODEL_FLOPS] = float(self._model_flops)
         weight = 1
         if trained_tokens is not None:
             weight = _count_of(trained_tokens)
@@ -834,6 +919,10 @@ _STEP_DURATION_SUM_NS, _HOOK_NS = SLOT["step_duration_sum_ns"], SLOT["hook_ns"]
 _LOSS, _GRADIENT_NORM, _DATA_SECONDS = SLOT["loss"], SLOT["gradient_norm"], SLOT["data_seconds"]
 _VALIDATION_LOSS, _VALIDATION_LOSS_BEST = SLOT["validation_loss"], SLOT["validation_loss_best"]
 _VALIDATION_LOSS_TOKENS, _VALIDATION_ACCURACY = SLOT["validation_loss_tokens"], SLOT["validation_accuracy"]
+_DEVICE_SECONDS = SLOT["device_seconds"]
+_ALLOCATED, _RESERVED = SLOT["cuda_allocated_bytes"], SLOT["cuda_reserved_bytes"]
+_RESERVED_PEAK, _ALLOC_RETRIES = SLOT["cuda_reserved_peak_bytes"], SLOT["cuda_alloc_retries"]
+_MODEL_FLOPS, _PEAK_FLOPS = SLOT["model_flops"], SLOT["peak_flops"]
 _LOGGED = {
     name: SLOT[name]
     for name in ("accuracy", "validation_accuracy", "loss_scale", "preprocessing_seconds", "epoch")

@@ -141,6 +141,8 @@ class TorchLoop:
         elif is_grad_enabled() and (module.training or root.trains_in_eval):
             if self._evaluation is not None:
                 self._end_evaluation()
+            if not root.trained:
+                self.monitor.model(module)
             root.trained = True
             self._fetched = 0
             self._enter(FORWARD)

@@ -20,7 +20,7 @@ from tests.exporters.looks import Clocks, Look, counters, names, published, stat
 from tests.exporters.trainers import Trainer, set_slot, small_recording
 from trainer_hooks import recording
 from trainer_hooks.monitor import Monitor
-from trainer_hooks.recording import FINISHED, PHASES
+from trainer_hooks.recording import DEVICE_PHASES, FINISHED, PHASES, SLOT, Recorder
 
 HOUR = 3600.0
 
@@ -47,7 +47,24 @@ def eventful_monitor(directory: Path) -> Monitor:
     monitor.evaluated(loss=1.75, tokens=100, accuracy=0.25)
     with monitor.checkpoint(directory / "checkpoint"):
         (directory / "checkpoint").write_bytes(b"weights")
+    assert monitor._recorder is not None
+    as_with_a_device(monitor._recorder)
     return monitor
+
+
+def as_with_a_device(recorder: Recorder) -> None:
+    """What only a GPU would give."""
+    set_slot(
+        recorder,
+        cuda_allocated_bytes=2.0**30,
+        cuda_reserved_bytes=2.0**31,
+        cuda_reserved_peak_bytes=2.0**32,
+        cuda_alloc_retries=1.0,
+        model_flops=1e15,
+        peak_flops=989e12,
+    )
+    for place in range(len(DEVICE_PHASES)):
+        recorder.doubles[SLOT["device_seconds"] + place] = 1.5
 
 
 def test_every_series_is_in_the_catalog_with_exactly_its_labels_and_no_value_is_nan(

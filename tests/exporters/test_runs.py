@@ -52,6 +52,7 @@ def observed(
         window=StepWindow(),
         reason=reason,
         scalar_names={},
+        info=static.info,
     )
 
 
