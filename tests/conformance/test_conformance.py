@@ -14,7 +14,7 @@ from tests.trainer_hooks.processes import ROOT, environment
 from tests.trainer_hooks.recorded import Recorded, recorded
 from trainer_hooks.recording import FINISHED
 
-TRAINERS = ("lightning", "accelerate", "plain", "watch")
+TRAINERS = ("lightning", "transformers", "trl", "accelerate", "plain", "watch")
 reference = functools.cache(by_hand)
 
 
@@ -73,7 +73,7 @@ def test_two_ranks_together_tell_what_was_computed_by_hand(trainer: str, tmp_pat
     check(ranks, reference(2))
 
 
-@pytest.mark.parametrize("trainer", ["lightning"])
+@pytest.mark.parametrize("trainer", ["lightning", "transformers", "trl"])
 def test_an_adapter_that_forgets_the_shift_of_the_labels_is_found_out(trainer: str, tmp_path: Path) -> None:
     (rank,) = train(trainer, 1, tmp_path, broken=SHIFT_FORGOTTEN.format(trainer))
     with pytest.raises(AssertionError):

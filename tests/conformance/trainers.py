@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from tests.conformance.reference import ACCUMULATION, BATCH, EPOCHS, LEARNING_RATE, collate, model, rows
+from tests.conformance.reference import (
+    ACCUMULATION,
+    BATCH,
+    EPOCHS,
+    LEARNING_RATE,
+    PADDING,
+    collate,
+    model,
+    rows,
+)
 
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -52,6 +62,43 @@ def lightning() -> None:
         enable_model_summary=False,
         callbacks=[TelemetryCallback(loss_kind="cross_entropy")],
     ).fit(Module(), _loader())
+
+
+def transformers() -> None:
+    from transformers import Trainer, TrainingArguments
+
+    import trainer_hooks.transformers  # noqa: F401  # makes report_to="trainvitals" known
+
+    with tempfile.TemporaryDirectory() as folder:
+        data: Any = rows(WORLD_SIZE)
+        collator: Any = collate
+        arguments = TrainingArguments(**_arguments(folder), report_to="trainvitals")
+        Trainer(model=model(), args=arguments, train_dataset=data, data_collator=collator).train()
+
+
+def trl() -> None:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from trainer_hooks.transformers import TelemetryCallback
+
+    data = Dataset.from_list(
+        [
+            {
+                "input_ids": row.prompt + row.completion,
+                "completion_mask": [0] * len(row.prompt) + [1] * len(row.completion),
+            }
+            for row in rows(WORLD_SIZE)
+        ]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        SFTTrainer(
+            model=model(),
+            args=SFTConfig(**_arguments(folder), report_to="none", completion_only_loss=True),
+            train_dataset=data,
+            processing_class=_tokenizer(),
+            callbacks=[TelemetryCallback()],
+        ).train()
 
 
 def accelerate() -> None:
@@ -132,8 +179,33 @@ def _windows(loader: Any) -> Iterator[tuple[Any, bool]]:
         yield batch, at % ACCUMULATION == 0 or at == batches
 
 
+def _arguments(folder: str) -> dict[str, Any]:
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": BATCH,
+        "gradient_accumulation_steps": ACCUMULATION,
+        "num_train_epochs": EPOCHS,
+        "learning_rate": LEARNING_RATE,
+        "remove_unused_columns": False,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"<pad>": PADDING, "<bos>": 1, "<eos>": 2}, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+
+
 TRAINERS: dict[str, Callable[[], None]] = {
-    each.__name__: each for each in (lightning, accelerate, plain, watch)
+    each.__name__: each for each in (lightning, transformers, trl, accelerate, plain, watch)
 }
 
 if __name__ == "__main__":
