@@ -9,7 +9,7 @@ import re
 import socket
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trainer_hooks.recording import NAME_PATTERN, boot_id, process_start_ticks
 
@@ -17,6 +17,9 @@ _RANK = ("RANK", "SLURM_PROCID")
 _LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID")
 _PATH = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
 _WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS")
+_RANDOM_ID = re.compile(
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+)  # torchrun's own, where it is standalone
 
 
 class Identity(NamedTuple):
@@ -32,28 +35,35 @@ def identify(
 ) -> Identity:
     """The identity of this process.
 
-    `run` (or TRAINVITALS_RUN) is an identity: the same again is the next attempt. `name` is for display and
-    gets a suffix that every rank of one launch on this node computes alike. Raises ValueError for a `run`
-    that could not be a folder and a label.
+    `run` (or TRAINVITALS_RUN) is an identity: the same again is the next attempt. `name` (or
+    TRAINVITALS_NAME, or that of the script) is for display and gets a suffix that every rank of one launch on
+    this node computes alike. Raises ValueError for a `run` that could not be a folder and a label.
     """
     run = run or os.environ.get("TRAINVITALS_RUN") or _launcher_run()
     if run is None:
-        run = f"{sanitize(name or _script_name())[:50]}-{_launch_suffix()}"
+        name = name or os.environ.get("TRAINVITALS_NAME") or _script_name()
+        run = f"{sanitize(name)[:50]}-{_launch_suffix()}"
     elif not NAME_PATTERN.fullmatch(run):
         raise ValueError(f"run name {run!r} must match {NAME_PATTERN.pattern}")
     return Identity(
         run=run,
         node=sanitize(socket.gethostname())[:64],
         rank=_number(_RANK, 0) if rank is None else rank,
-        local_rank=_number(_LOCAL_RANK, 0),
+        local_rank=local_rank(),
         world_size=_number(_WORLD_SIZE, 1) if world_size is None else world_size,
     )
+
+
+def local_rank() -> int:
+    """The place of this process among those of its launch on this node."""
+    return _number(_LOCAL_RANK, 0)
 
 
 def is_worker() -> bool:
     """Whether this process is a helper of a training, not a rank of it: it must not record.
 
-    A multiprocessing child counts as a rank only when somebody set RANK or LOCAL_RANK in the child itself.
+    A multiprocessing child counts as a rank only when somebody set RANK or LOCAL_RANK in the child itself, or
+    when it, having been spawned, made itself one of a torch process group.
     """
     if multiprocessing.parent_process() is None:
         # A spawned child runs the main script once more before it knows its parent.
@@ -61,8 +71,17 @@ def is_worker() -> bool:
     data = sys.modules.get("torch.utils.data")
     if data is not None and data.get_worker_info() is not None:
         return True
-    inherited = _initial_environment()
+    if process_group() is not None and "--multiprocessing-fork" in sys.orig_argv:
+        return False
+    inherited = initial_environment()
     return all(os.environ.get(key) == inherited.get(key) for key in ("RANK", "LOCAL_RANK"))
+
+
+def process_group() -> Any:
+    """torch's module of that, where this process is one of the default group."""
+    distributed = sys.modules.get("torch.distributed")
+    joined = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return distributed if joined else None
 
 
 def sanitize(name: str) -> str:
@@ -77,8 +96,8 @@ def without_folders(text: str) -> str:
 
 
 def _launcher_run() -> str | None:
-    torchrun = os.environ.get("TORCHELASTIC_RUN_ID")
-    if torchrun and torchrun != "none":
+    torchrun = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    if torchrun not in ("", "none") and not _RANDOM_ID.fullmatch(torchrun):
         return sanitize(torchrun)[:64]
     slurm = os.environ.get("SLURM_JOB_ID")
     return f"slurm-{sanitize(slurm)}"[:64] if slurm else None
@@ -86,10 +105,20 @@ def _launcher_run() -> str | None:
 
 def _launch_suffix() -> str:
     # Ranks of one launch are children of one launcher, or of local rank 0 where Lightning starts the others
-    # itself and sets no RANK; a single process is its own launch.
-    launched = any(key in os.environ for key in _RANK) or os.environ.get("LOCAL_RANK", "0") != "0"
+    # itself and sets no RANK, or of the script that spawns them; a single process is its own launch.
+    torchrun = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    if _RANDOM_ID.fullmatch(torchrun):
+        return _digest(torchrun)
+    launched = (
+        any(key in os.environ for key in _RANK)
+        or os.environ.get("LOCAL_RANK", "0") != "0"
+        or multiprocessing.parent_process() is not None
+    )
     pid = os.getppid() if launched else os.getpid()
-    launch = f"{boot_id()} {pid} {process_start_ticks(pid)}"
+    return _digest(f"{boot_id()} {pid} {process_start_ticks(pid)}")
+
+
+def _digest(launch: str) -> str:
     return hashlib.sha256(launch.encode()).hexdigest()[:8]
 
 
@@ -105,7 +134,8 @@ def _number(keys: tuple[str, ...], default: int) -> int:
     return default
 
 
-def _initial_environment() -> dict[str, str]:
+def initial_environment() -> dict[str, str]:
+    """The environment this process was started with."""
     try:
         raw = Path("/proc/self/environ").read_bytes().decode(errors="replace")
     except OSError:  # closed after a change of user: as if nobody had set anything since

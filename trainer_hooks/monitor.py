@@ -27,7 +27,7 @@ from time import monotonic_ns
 from types import TracebackType
 from typing import Any, TypeVar
 
-from trainer_hooks import device, directory, identity, readback, recording
+from trainer_hooks import device, directory, exits, identity, readback, recording
 from trainer_hooks.arrivals import Arrivals
 from trainer_hooks.recording import BODY, PHASE_CODES, PHASE_MASK, PHASES, SLOT
 
@@ -81,7 +81,8 @@ class Monitor:
     """Records one training in this process. Every call is a no-op where nothing can be recorded.
 
     Use it as a context manager, or say `finish` or `fail`. A script that does neither is recorded as
-    finished, or as failed where an exception ended it; of a bare `sys.exit(1)` nothing can be known then.
+    finished, or as failed where an exception ended it; of a bare `sys.exit(1)` only under `run` is anything
+    known then.
 
     Args:
         run: identity of the run; the same again is its next attempt. Default: TRAINVITALS_RUN, the
@@ -628,7 +629,10 @@ class Monitor:
     def fail(self, error: BaseException) -> None:
         """The training ended with an exception: record it and close the recording."""
         self.exception(error)
-        self._close(recording.FAILED, "fail", type=type(error).__name__)
+        kind = type(error).__name__
+        if isinstance(error, SystemExit):
+            kind = f"exit code {exits.exit_code(error)}"
+        self._close(recording.FAILED, "fail", type=kind)
 
     @_guarded
     def _close(self, outcome: int, kind: str, **fields: object) -> None:
@@ -662,7 +666,7 @@ class Monitor:
         # A script that ends without saying so: the interpreter remembers what it died of. At a prompt it
         # remembers every mistake, also those that ended nothing.
         error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
-        self._end(error, "exit")
+        self._end(error or exits.left_after(self._last_step_ns), "exit")
 
     def __enter__(self) -> Monitor:
         return self

@@ -57,7 +57,7 @@ def install(open_monitor: Callable[[], Monitor | None]) -> Process:
     """Instrument this process, whose script is unchanged; call it right after torch was imported.
 
     `open_monitor` is called once, at the first evidence of training: an optimizer is made, or a backward pass
-    begins. While another Monitor than its records, nothing is told.
+    begins; after a None again at the next. While another Monitor than its records, nothing is told.
     """
     process = Process(open_monitor)
     process.begin()
@@ -246,6 +246,8 @@ class Process:
         open_monitor, self._open_monitor = self._open_monitor, None
         try:
             monitor = open_monitor()
+            if monitor is None:
+                self._open_monitor = open_monitor
             if monitor is not None and monitor.recording:
                 self._loop = loop = TorchLoop(monitor)
                 loop.hooks.watch_every_optimizer()

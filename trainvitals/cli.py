@@ -10,7 +10,7 @@ import trainer_hooks
 
 
 class Command(NamedTuple):
-    """Where a command lives; its module holds a typer application named `app`."""
+    """Where a command lives; its module holds a typer application named `app`, that of `run` a `main`."""
 
     module: str
     extra: str
@@ -20,6 +20,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("trainvitals.demo", "all", "run the whole loop once: train, scrape, alert, draw"),
     "serve": Command("trainvitals.serve", "service", "start the service: metrics, API, alert inbox"),
+    "run": Command("trainer_hooks.run", "", "record the training that a command makes, its script unchanged"),
     "train": Command("trainvitals.train", "workload", "run the bundled fine-tuning workload"),
     "doctor": Command("trainvitals.doctor", "service", "say what works on this machine and what does not"),
 }
@@ -46,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     if name == "--version":
         print(trainer_hooks.__version__)
         return 0
+    if name == "run":  # needs nothing but the hook, and takes options of others
+        return importlib.import_module(COMMANDS[name].module).main(rest)  # type: ignore[no-any-return]
     command = COMMANDS.get(name)
     if command is None:
         print(f"trainvitals: no command {name!r}\n\n{usage()}", file=sys.stderr)

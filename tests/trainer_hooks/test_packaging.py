@@ -112,7 +112,7 @@ def test_the_hook_installs_into_an_empty_environment_as_one_distribution(tmp_pat
         licence = content.read(f"{information}/licenses/LICENSE")
         metadata = content.read(f"{information}/METADATA").decode()
     modules = {f"trainer_hooks/{path.name}" for path in source.glob("*.py")}
-    assert files == modules | {"trainer_hooks/py.typed"}
+    assert files == modules | {"trainer_hooks/py.typed", "trainer_hooks/autoload/sitecustomize.py"}
     assert licence == (ROOT / "LICENSE").read_bytes()
     assert (ROOT / "trainer_hooks" / "README.md").read_text() in metadata
     code = "import trainer_hooks.monitor as m; print(m.Monitor(run='run', directory='recordings').recording)"
