@@ -148,7 +148,7 @@ class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
                 delattr(accelerator, name)
 
         setattr(accelerator, name, replacement)
-        loop.when_closed(restore)
+        loop.monitor.when_closing(restore)
 
     def _prepare(
         self, accelerator: Any, loop: TorchLoop, method: Callable[..., Any], *args: Any, **kwargs: Any

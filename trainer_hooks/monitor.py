@@ -117,8 +117,10 @@ class Monitor:
         global _current
         self.recording = False
         self._recorder: recording.Recorder | None = None
+        self.loss_kind = loss_kind or None
+        self.provisional = provisional
         self._record_messages = record_messages
-        self._provisional = provisional
+        self._when_closing: list[Callable[[], None]] = []
         self._fault_logged = False
         self._hook_ns = 0
         began = monotonic_ns()
@@ -147,7 +149,7 @@ class Monitor:
     ) -> None:
         before = current()
         taken_over = None
-        if before is not None and before._provisional and not before._used():
+        if before is not None and before.provisional and not before._used():
             start_ns = before._recorder.static.start_monotonic_ns if before._recorder else start_ns
             taken_over = before._give_up(who if where is None else None)
         if taken_over is None:
@@ -622,6 +624,10 @@ class Monitor:
         message = {"message": str(error)[:512]} if self._record_messages else {}
         self.event("exception", type=kind, place=_place(error.__traceback__), **message)
 
+    def when_closing(self, callback: Callable[[], None]) -> None:
+        """Have this called once, before the recording closes: it may still record what it has in hand."""
+        self._when_closing.append(callback)
+
     def finish(self, reason: str = "completed") -> None:
         """The training ended as it should: close the recording. Later calls are no-ops."""
         self._close(recording.FINISHED, "finish", reason=reason)
@@ -637,6 +643,9 @@ class Monitor:
     @_guarded
     def _close(self, outcome: int, kind: str, **fields: object) -> None:
         assert self._recorder is not None
+        callbacks, self._when_closing = self._when_closing, []
+        for callback in callbacks:
+            self.guard(callback)
         self.enter(self._phase)  # bring the totals up to the end
         self._arrivals.drain(everything=True)
         if self._timeline is not None:

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, is_grad_enabled
 from torch.nn.modules.loss import _Loss
 
-from trainer_hooks.batches import count_tokens, count_tokens_unshifted, loss_of, on_host, samples
+from trainer_hooks.batches import (
+    count_tokens,
+    count_tokens_unshifted,
+    loss_of,
+    on_host,
+    samples,
+    split_auxiliary,
+)
 
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # DDP and the like; torch.compile; FSDP
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSeq2SeqLM")
@@ -26,11 +33,12 @@ _DEEPEST_WRAPPING = 8
 class Call:
     """One call of a model or a criterion. Losses are detached, and numbers where they were on the host.
 
-    `loss` is a mean over `normalizer` tokens where that is known, else over `trained_tokens`. One that is
-    the `plain` mean of the cross-entropy per token, in nats, has a perplexity. It may have been divided by
-    `divisor`.
+    `loss`, without its `auxiliary` part, is a mean over `normalizer` tokens where that is known, else over
+    `trained_tokens`. One that is the `plain` mean of the cross-entropy per token, in nats, has a perplexity.
+    It may have been divided by `divisor`.
     """
 
+    auxiliary: Any = None
     criterion: bool = False
     divisor: float | None = None
     function: str = ""  # the kind of the function whose gradient the loss has
@@ -59,7 +67,9 @@ class Root:
         self._plain = (
             _is_plain(inner)
             if self.criterion
-            else name.endswith(_LANGUAGE_MODELS) and hasattr(inner, "config")
+            else name.endswith(_LANGUAGE_MODELS)
+            and hasattr(inner, "config")
+            and not getattr(inner, "z_loss_coefficient", 0)
         )
         self._names = _positions(inner.forward)
         self._tells = self.criterion or not _TELLING.isdisjoint(self._names)
@@ -69,10 +79,12 @@ class Root:
         call = Call()
         call.criterion = self.criterion
         loss = _own_loss(output)
+        apart = True
         if is_grad_enabled():
             call.with_gradients = has_gradients(output)
+        # Where gradients are kept and it has none, nothing is trained on it.
         if loss is not None and (loss.requires_grad or not is_grad_enabled()):
-            call.loss = on_host(loss.detach())  # else nothing is trained on it
+            call.loss, call.auxiliary, apart = split_auxiliary(output, loss, module)
             call.function = function_of(loss)
         if not kwargs and args:
             first = args[0]
@@ -84,7 +96,7 @@ class Root:
         if self.criterion:
             self._count_targets(call, _unwrapped(module), given)
         elif not _capturing(given):
-            self._count(call, given, output)
+            self._count(call, given, apart)
         return call
 
     def _given(self, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +105,7 @@ class Root:
             return {**args[0], **kwargs}
         return {**dict(zip(self._names, args, strict=False)), **kwargs} if args else dict(kwargs)
 
-    def _count(self, call: Call, given: Mapping[str, Any], output: Any) -> None:
+    def _count(self, call: Call, given: Mapping[str, Any], apart: bool) -> None:
         labels = given.get("labels")
         ids = next((given[name] for name in _IDS if _is_row_of_ids(given.get(name))), None)
         told = {"input_ids": ids, "attention_mask": given.get("attention_mask"), "labels": None}
@@ -102,17 +114,17 @@ class Root:
             count = count_tokens if self._shifted else count_tokens_unshifted
             call.tokens, call.trained_tokens = count(told)
             call.normalizer = given.get("num_items_in_batch")
-            call.plain = self._plain and getattr(output, "aux_loss", None) is None
+            call.plain = self._plain and apart
             return
         call.tokens, _ = count_tokens(told)
         targets = next((given[name] for name in _TARGETS if _is_row_of_ids(given.get(name))), None)
         if targets is not None and ids is not None and targets.shape == ids.shape:
-            call.trained_tokens = on_host((targets >= 0).sum())
+            call.trained_tokens = on_host(targets.ge(0).count_nonzero())
 
     def _count_targets(self, call: Call, criterion: Any, given: Mapping[str, Any]) -> None:
         target = given.get("target")
         if hasattr(criterion, "ignore_index") and _is_integer(target) and not _capturing(given):
-            call.trained_tokens = on_host((target != criterion.ignore_index).sum())
+            call.trained_tokens = on_host(target.ne(criterion.ignore_index).count_nonzero())
             call.plain = self._plain
         if criterion.reduction == "sum":
             call.normalizer = 1

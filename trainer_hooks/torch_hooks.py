@@ -7,7 +7,6 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from threading import get_ident
-from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,18 +41,49 @@ class Hook:
         loop = self._loop
         monitor = loop.monitor
         if monitor.recording and get_ident() == loop.thread and not _get_tracing_state():
-            began = monotonic_ns()
-            spent_ns = monitor._hook_ns
-            try:
-                self._tell(*arguments)
-            except Exception as error:
-                monitor.fault(error)
-            monitor._hook_ns = spent_ns + monotonic_ns() - began
+            monitor.guard(self._tell, *arguments)
         elif self._elsewhere is not None:
             self._elsewhere(*arguments)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (contextlib.nullcontext(), "__exit__")  # takes anything, and needs none of our code
+
+
+class CompiledCall:
+    """Around what `module.compile()` made of a module, in which hooks are compiled away."""
+
+    __slots__ = ("_begins", "_ended", "_module", "compiled")
+
+    def __init__(self, module: Any, begins: Callable[..., None], ended: Callable[..., None]) -> None:
+        self.compiled = module._compiled_call_impl
+        self._module = module
+        self._begins = begins
+        self._ended = ended
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if is_compiling():
+            return self.compiled(*args, **kwargs)
+        self._begins(self._module, args, kwargs)
+        output = None
+        try:
+            output = self.compiled(*args, **kwargs)
+            return output
+        finally:
+            self._ended(self._module, args, kwargs, output)
+
+
+def tell_of_compiled(module: Any, begins: Callable[..., None], ended: Callable[..., None]) -> None:
+    """Tell of the calls of a module that was compiled in place, if it was."""
+    compiled = module._compiled_call_impl
+    if compiled is not None and not isinstance(compiled, CompiledCall):
+        module._compiled_call_impl = CompiledCall(module, begins, ended)
+
+
+def tell_no_more_of_compiled(module: Any) -> None:
+    """Take that back."""
+    compiled = module._compiled_call_impl
+    if isinstance(compiled, CompiledCall):
+        module._compiled_call_impl = compiled.compiled
 
 
 class Hooks:
@@ -75,6 +105,12 @@ class Hooks:
         if not self.knows(module):
             self.hook_end(module)
             self._of_modules[module].append(module.register_forward_pre_hook(self._on_call))
+        tell_of_compiled(module, self._on_call, self._on_return)
+
+    def compiled_in_place(self, module: Any) -> None:
+        """A module was compiled in place."""
+        if self.knows(module):
+            tell_of_compiled(module, self._on_call, self._on_return)
 
     def hook_end(self, module: Any) -> None:
         """Hook only the end of its calls. Raises for what is no module."""
@@ -120,8 +156,10 @@ class Hooks:
         """Take every hook off again."""
         for module in list(self._of_modules):
             self._unhook(module)
+            tell_no_more_of_compiled(module)
         while self._of_optimizers:
             self._of_optimizers.pop().remove()
+        self._optimizers.clear()
 
     def _unhook(self, module: Any) -> None:
         for handle in self._of_modules.pop(module, ()):

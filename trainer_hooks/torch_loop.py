@@ -1,9 +1,8 @@
 """What a torch training does, as calls of a Monitor: steps, micro-batches, losses, tokens, phases.
 
-*Steps.* The first optimizer that steps leads: its steps count. Another one takes over when the leader is
-gone, or has not stepped while the other did so `_PATIENCE` times. A step within a step (`super().step()`, an
-optimizer around another) is part of it. Steps within a backward pass, one for each parameter, are one step
-together with that pass.
+*Steps.* The first optimizer that steps leads: its steps count (see torch_steps). A step within a step
+(`super().step()`, an optimizer around another) is part of it. Steps within a backward pass, one for each
+parameter, are one step together with that pass.
 
 *Micro-batches.* A backward pass is one, provided that a step of the leader, or one its loss scaler skipped,
 follows before another optimizer's; a pass that needed no new forward pass belongs to the one before. Where a
@@ -26,20 +25,18 @@ import functools
 import weakref
 from collections.abc import Callable, Mapping
 from threading import get_ident
-from time import monotonic_ns
 from typing import Any, TypeVar
 
 from torch import is_grad_enabled
 from torch._C import _get_tracing_state
 from torch.compiler import is_compiling
 
-from trainer_hooks import readback
 from trainer_hooks.monitor import BACKWARD, DATA, EVALUATION, FORWARD, OPTIMIZER, OTHER, Monitor
 from trainer_hooks.torch_calls import Call, Root, function_of
 from trainer_hooks.torch_hooks import Hooks
+from trainer_hooks.torch_steps import Steps, nothing
 from trainer_hooks.torch_window import UNKNOWN, Evaluation, Scalar, Window
 
-_PATIENCE = 10
 _MOST_SCALED = 4
 _MOST_CALLS = 256  # without a backward pass
 
@@ -52,15 +49,8 @@ def _harmless(method: _F) -> _F:
     @functools.wraps(method)
     def harmless(self: TorchLoop, *arguments: Any, **keywords: Any) -> None:
         monitor = self.monitor
-        if not monitor.recording or is_compiling():
-            return
-        began = monotonic_ns()
-        spent_ns = monitor._hook_ns
-        try:
-            method(self, *arguments, **keywords)
-        except Exception as error:
-            monitor.fault(error)
-        monitor._hook_ns = spent_ns + monotonic_ns() - began
+        if monitor.recording and not is_compiling():
+            monitor.guard(method, self, *arguments, **keywords)
 
     return harmless  # type: ignore[return-value]
 
@@ -81,32 +71,23 @@ class TorchLoop:
         self.steps_begun = 0
         self.saving = False
         self.evaluations = 0  # those that told a loss
-        self.when_released: Callable[[], None] = _nothing  # no outermost module is being called any more
+        self.when_released: Callable[[], None] = nothing  # no outermost module is being called any more
         self.hooks = Hooks(self)
         self._enter = monitor.enter
-        self._when_closed: list[Callable[[], None]] = []
         self._roots: weakref.WeakKeyDictionary[Any, Root] = weakref.WeakKeyDictionary()
         self._active: Any = None  # the outermost module that is being called
         self._active_root: Any = None
         self._calls: list[Call] = []  # since the last backward pass, of those with gradients
-        self._window = Window(monitor, _told_loss_kind(monitor))
+        self._window = Window(monitor)
+        self._steps = Steps(monitor, self._window)
         self._scaled: list[tuple[Callable[[], Any], Scalar]] = []
         self._waits = 0
         self._fetched = 0  # since the last training
-        self._source: Callable[[], Any] = _nothing
+        self._source: Callable[[], Any] = nothing
         self._evaluation: Evaluation | None = None
         self._not_in_training: list[Root] = []  # models called in evaluation mode, but with gradients
         self._step_counted = False
-        self._leader: Callable[[], Any] = _nothing
-        self._followers: dict[int, int] = {}  # steps of others since the leader's last
-        self._gradient_norm: Any = None
-        self._overflows: list[readback.Pending] = []
-        # The end of the recording must find nothing in hand.
-        monitor._close = functools.partial(self._monitor_closes, monitor._close)  # type: ignore[method-assign]
-
-    def _monitor_closes(self, close: Callable[..., None], *arguments: Any, **keywords: Any) -> None:
-        self.close()
-        close(*arguments, **keywords)
+        monitor.when_closing(self.close)
 
     def here(self) -> bool:
         """Whether what happens now is part of the training that is followed."""
@@ -227,8 +208,8 @@ class TorchLoop:
         if not completed:
             self._window.drop_last()
         elif optimizer is not None:
-            self._leader = weakref.ref(optimizer)
-            self._stepped(optimizer)
+            self._steps.lead(optimizer)
+            self._steps.made(optimizer)
             self._step_counted = True
         elif len(self._window) > 1:
             self.monitor.progress()  # a long accumulation is no stall
@@ -282,42 +263,21 @@ class TorchLoop:
         self.stepping -= 1
         if self.stepping:
             return
-        if (self._overflows or hasattr(optimizer, "found_inf")) and self._overflowed(optimizer):
-            self._skipped(optimizer)
+        if self._steps.overflowed(optimizer):
+            self._steps.skipped(optimizer)
         elif not self._step_counted:
-            self._stepped(optimizer)
+            if not self._window:
+                self._calls.clear()  # their gradients came by another way than a backward pass
+            self._steps.made(optimizer)
         self._step_counted = False
         self._enter(OTHER)
 
     optimizer_ended = _harmless(tell_optimizer_ended)
 
-    def _stepped(self, optimizer: Any) -> None:
-        monitor = self.monitor
-        norm, self._gradient_norm = self._gradient_norm, None
-        if not self._leads(optimizer):
-            self._window.clear()
-            return
-        monitor.learning_rates([group["lr"] for group in optimizer.param_groups if "lr" in group])
-        if norm is not None:
-            monitor.log(gradient_norm=norm)
-        self._window.record()
-        monitor.end_step()
-
-    def _leads(self, optimizer: Any) -> bool:
-        leader = self._leader()
-        if leader is not None and leader is not optimizer:
-            steps = self._followers[id(optimizer)] = self._followers.get(id(optimizer), 0) + 1
-            if steps <= _PATIENCE:
-                return False
-        if leader is not optimizer:
-            self._leader = weakref.ref(optimizer)
-        self._followers.clear()
-        return True
-
     @_harmless
     def gradient_norm(self, norm: Any) -> None:
         """The norm of the gradients before the optimizer step to come, a number or a tensor."""
-        self._gradient_norm = norm.detach() if hasattr(norm, "detach") else norm
+        self._steps.gradient_norm(norm)
 
     def scaler_begins(self) -> int:
         """A loss scaler's step begins, which looks at the gradients first; how many steps began so far."""
@@ -329,16 +289,8 @@ class TorchLoop:
     def skipped(self, optimizer: Any = None) -> None:
         """The loss scaler left out the step of this optimizer."""
         self._end_evaluation()
-        self._skipped(optimizer)
+        self._steps.skipped(optimizer)
         self._enter(OTHER)
-
-    def _skipped(self, optimizer: Any) -> None:
-        self._gradient_norm = None  # that of gradients nobody used
-        if optimizer is not None and not self._leads(optimizer):
-            self._window.clear()
-            return
-        self._window.record()
-        self.monitor.skip_step()
 
     @_harmless
     def loss_scale(self, scaler: Any) -> None:
@@ -346,24 +298,6 @@ class TorchLoop:
         scale = getattr(scaler, "_scale", None)
         if scale is not None:
             self.monitor.log(loss_scale=scale)
-
-    def _overflowed(self, optimizer: Any) -> bool:
-        """Whether a fused optimizer, which the scaler calls in any case, found that it must do nothing.
-
-        On a device that is known only later: the step counts then, and as skipped as well.
-        """
-        for pending in [each for each in self._overflows if each.arrived()]:
-            self._overflows.remove(pending)
-            if pending.take():
-                self.monitor.skip_step()
-        found = getattr(optimizer, "found_inf", None)
-        if found is None:
-            return False
-        number = readback.read(found)
-        if isinstance(number, readback.Pending):
-            self._overflows.append(number)
-            return False
-        return bool(number)
 
     # Data
 
@@ -375,7 +309,7 @@ class TorchLoop:
             return
         if self._source() is not source:
             self._end_evaluation()
-            self._source = _nothing if source is None else weakref.ref(source)
+            self._source = nothing if source is None else weakref.ref(source)
         if self._evaluation is None:
             self._enter(DATA)
 
@@ -418,34 +352,19 @@ class TorchLoop:
 
     # The end
 
-    def when_closed(self, undo: Callable[[], None]) -> None:
-        """Have this done at the end."""
-        self._when_closed.append(undo)
-
     def close(self) -> None:
-        """Record what is left of an unfinished step, and take every hook off again."""
+        """Record what is left of an unfinished step, and take every hook off again.
+
+        No weak reference is left behind: a model that dies while the collector takes ours away, of garbage,
+        makes CPython 3.11 read freed memory.
+        """
         self._finish()
-        undone, self._when_closed = self._when_closed, []
-        for undo in (self.hooks.remove, *undone):
-            self.monitor.guard(undo)
+        self._roots.clear()
+        self._calls.clear()
+        self._not_in_training.clear()
+        self.monitor.guard(self.hooks.remove)
 
     @_harmless
     def _finish(self) -> None:
         self._end_evaluation()
         self._window.record()
-
-
-def _nothing() -> None:
-    """Stands for a reference to nothing, and for nothing to do."""
-
-
-def _told_loss_kind(monitor: Monitor) -> str | None:
-    recorder = monitor._recorder
-    return (recorder.static.info.get("loss_kind") or None) if recorder is not None else None
-
-
-def install(open_monitor: Callable[[], Monitor | None]) -> Any:
-    """Instrument this process, whose script is unchanged: see torch_process.install."""
-    from trainer_hooks import torch_process
-
-    return torch_process.install(open_monitor)

@@ -23,6 +23,7 @@ from torch.nn.utils import clip_grad
 from torch.utils.data import dataloader
 
 from trainer_hooks.monitor import Monitor, current
+from trainer_hooks.torch_hooks import tell_of_compiled
 from trainer_hooks.torch_loop import TorchLoop
 
 logger = logging.getLogger("trainvitals")
@@ -38,8 +39,8 @@ def watch(monitor: Monitor, *watched: Any) -> TorchLoop:
     if loop is None:
         loop = _watching[monitor] = TorchLoop(monitor)
         functions = Functions(lambda: loop if loop.monitor.recording else None)
-        loop.when_closed(functions.restore)
-        loop.when_closed(functools.partial(_forget, monitor))
+        monitor.when_closing(functions.restore)
+        monitor.when_closing(functools.partial(_forget, monitor))
         functions.replace()
     for each in watched:
         if isinstance(each, torch.nn.Module):
@@ -83,6 +84,7 @@ class Functions:
         self.put(GradScaler, "step", self._scaler_step)
         self.put(GradScaler, "update", self._update)
         self.put(torch.jit._recursive, "create_script_module", self._script)
+        self.put(torch.nn.Module, "compile", self._compile)
 
     def put(self, owner: Any, name: str, around: Callable[[_F], _F]) -> None:
         """Put `around` around a function of a module or class."""
@@ -193,6 +195,22 @@ class Functions:
 
         return update
 
+    def _compile(self, original: Any) -> Any:
+        def compile(module: Any, *args: Any, **kwargs: Any) -> None:
+            original(module, *args, **kwargs)
+            try:
+                self.compiled_in_place(module)
+            except Exception as error:
+                logger.warning("telemetry misses a compiled module: %s", type(error).__name__)
+
+        return compile
+
+    def compiled_in_place(self, module: Any) -> None:
+        """A module was compiled in place, so that its hooks are compiled away."""
+        loop = self._current()
+        if loop is not None:
+            loop.hooks.compiled_in_place(module)
+
     def _script(self, original: Any) -> Any:
         def create_script_module(module: Any, *args: Any, **kwargs: Any) -> Any:
             loop = self._current()
@@ -210,8 +228,8 @@ class Process:
     def __init__(self, open_monitor: Callable[[], Monitor | None]) -> None:
         self._open_monitor: Callable[[], Monitor | None] | None = open_monitor
         self._loop: TorchLoop | None = None
-        self._functions = _Evident(self._current_loop, self._evidence)
         self._root_hook = _RootHook(self._current_loop)
+        self._functions = _Evident(self._current_loop, self._evidence, self._root_hook)
 
     def begin(self) -> None:
         """Replace torch's functions."""
@@ -240,7 +258,7 @@ class Process:
     def _evidence(self) -> None:
         """There is a training: record it, unless somebody else does."""
         recording = current()
-        if self._open_monitor is None or (recording is not None and not recording._provisional):
+        if self._open_monitor is None or (recording is not None and not recording.provisional):
             self._root_hook.arm_for(self._current_loop())
             return
         open_monitor, self._open_monitor = self._open_monitor, None
@@ -251,7 +269,7 @@ class Process:
             if monitor is not None and monitor.recording:
                 self._loop = loop = TorchLoop(monitor)
                 loop.hooks.watch_every_optimizer()
-                loop.when_closed(self._root_hook.remove)
+                monitor.when_closing(self._root_hook.remove)
                 self._root_hook.arm_for(loop)
         except Exception as error:
             logger.warning("telemetry is off for this process: %s", type(error).__name__)
@@ -285,13 +303,30 @@ class Process:
 class _Evident(Functions):
     """Functions of which a backward pass is evidence of a training."""
 
-    def __init__(self, current: Callable[[], TorchLoop | None], evidence: Callable[[], None]) -> None:
+    def __init__(
+        self, current: Callable[[], TorchLoop | None], evidence: Callable[[], None], root_hook: _RootHook
+    ) -> None:
         super().__init__(current)
         self._evidence = evidence
+        self._root_hook = root_hook
 
     def before_backward(self) -> TorchLoop | None:
         self._evidence()
         return self._current()
+
+    def compiled_in_place(self, module: Any) -> None:
+        tell_of_compiled(module, self._compiled_begins, self._compiled_ended)
+
+    def _compiled_begins(self, module: Any, args: Any, kwargs: Any) -> None:
+        loop = self.loop()
+        if loop is not None:
+            self._root_hook.remove()  # or it would be among what the compiled module depends on
+            loop.forward_begins(module, args, kwargs)
+
+    def _compiled_ended(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        loop = self.loop()
+        if loop is not None:
+            loop.forward_ended(module, args, kwargs, output)
 
 
 class _RootHook:

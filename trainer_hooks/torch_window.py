@@ -28,16 +28,12 @@ UNKNOWN = Scalar(None)
 
 
 class Window:
-    """The micro-batches since the last optimizer step. What a device holds stays there.
+    """The micro-batches since the last optimizer step. What a device holds stays there."""
 
-    Args:
-        loss_kind: what the run was told its losses are.
-    """
-
-    def __init__(self, monitor: Monitor, loss_kind: str | None) -> None:
+    def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self._loss_kind = loss_kind
-        self._told = loss_kind is not None
+        self._loss_kind = monitor.loss_kind
+        self._told = monitor.loss_kind is not None
         self._held: list[Call] = []
         self._longest = 0
         self._continues = False  # whether the last pass followed a call, and so may have a successor
@@ -107,6 +103,8 @@ class Window:
                 trained_tokens=call.trained_tokens,
                 normalizer=normalizer,
             )
+            if call.auxiliary is not None:
+                self._monitor.log(auxiliary_loss=call.auxiliary)
             if call.loss is not None and not self._told:
                 self._describe("cross_entropy" if call.plain else "other")
 

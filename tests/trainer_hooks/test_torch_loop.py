@@ -5,6 +5,7 @@ import copy
 import io
 import math
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
@@ -579,6 +581,66 @@ def test_a_gradient_of_a_gradient_is_no_micro_batch(recordings: Path) -> None:
     assert (live.steps, live.batches) == (3, 3)
 
 
+def test_gradients_that_come_without_a_backward_pass_tell_a_step_and_no_loss(recordings: Path) -> None:
+    model = Model()
+    weights = list(model.parameters())
+    optimizer = torch.optim.SGD(weights, lr=0.1)
+    with Monitor() as monitor:
+        monitor.watch(model, optimizer)
+        for x, y in pairs(3):
+            gradients = torch.autograd.grad(functional.mse_loss(model(x), y), weights)
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = gradient
+            optimizer.step()
+        x, y = pairs(1)[0]
+        loss = functional.mse_loss(model(x), y)
+        loss.backward(inputs=weights)
+        optimizer.step()
+    seen = clean(recordings)
+    assert (seen.live.steps, seen.live.batches, seen.live.samples) == (4, 4, 4)
+    losses = [record.loss for record in seen.steps]
+    assert all(math.isnan(each) for each in losses[:3])
+    assert losses[3] == float(loss.detach())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_is_computed_again_in_a_backward_pass_is_no_call(recordings: Path, reentrant: bool) -> None:
+    class Saving(Model):
+        def forward(self, x: torch.Tensor) -> Any:
+            return checkpoint(self.linear, x, use_reentrant=reentrant)
+
+    model, losses = Saving(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor() as monitor:
+        monitor.watch(model, model.linear, optimizer)
+        for x, y in pairs(3):
+            loss = functional.mse_loss(model(x.requires_grad_()), y)
+            losses.append(float(loss.detach()))
+            loss.backward()
+            optimizer.step()
+    seen = clean(recordings)
+    assert (seen.live.steps, seen.live.batches, seen.live.samples) == (3, 3, 12)
+    assert [record.loss for record in seen.steps] == losses
+
+
+def test_what_is_not_finite_is_counted_and_not_kept(recordings: Path) -> None:
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor() as monitor:
+        monitor.watch(model, optimizer)
+        for index, (x, y) in enumerate(pairs(3)):
+            factor = math.nan if index == 1 else 1.0
+            (functional.mse_loss(model(x), y) * factor).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if index == 1:
+                optimizer.zero_grad()
+            optimizer.step()
+    seen = clean(recordings)
+    assert (seen.live.steps, seen.live.nonfinite_loss, seen.live.nonfinite_gradient) == (3, 1, 1)
+    assert [math.isnan(record.loss) for record in seen.steps] == [False, True, False]
+    assert [math.isnan(record.gradient_norm) for record in seen.steps] == [False, True, False]
+
+
 def test_two_passes_over_one_graph_are_one_micro_batch(recordings: Path) -> None:
     model, losses = Model(), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -758,14 +820,20 @@ def test_after_the_end_torch_is_as_it_was(recordings: Path) -> None:
         ]
 
     before, model = functions(), Model()
+    references = weakref.getweakrefcount(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with Monitor() as monitor:
         monitor.watch(model, optimizer)
         assert functions() != before
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
     assert functions() == before
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
     assert not optimizer._optimizer_step_pre_hooks
+    # Weak references with callbacks, left to the garbage collector, can crash the process: see `close`.
+    assert weakref.getweakrefcount(model) == references
 
 
 def test_a_compiled_step_is_compiled_whole_and_computes_the_same(recordings: Path) -> None:

@@ -13,7 +13,7 @@ from tests.trainer_hooks.recorded import Recorded, only, recorded
 INSTALLED = """
 import json, sys, torch
 from trainer_hooks.monitor import Monitor
-from trainer_hooks.torch_loop import install
+from trainer_hooks.torch_process import install
 opened = []
 def open_monitor():
     opened.append(Monitor())
