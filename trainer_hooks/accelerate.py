@@ -18,24 +18,11 @@ from accelerate import tracking
 from accelerate.tracking import GeneralTracker
 
 from trainer_hooks.monitor import Monitor
+from trainer_hooks.names import Names
 from trainer_hooks.torch_loop import TorchLoop
 from trainer_hooks.torch_process import watch
 
 logger = logging.getLogger("trainvitals")
-
-_MEASURED = {
-    *("loss", "train_loss", "train/loss", "training_loss"),
-    *("lr", "learning_rate", "train/lr", "train/learning_rate"),
-    *("grad_norm", "gradient_norm", "train/grad_norm"),
-    *("step", "global_step", "completed_steps"),
-}
-_VALIDATION_LOSS = {"val_loss", "eval_loss", "validation_loss", "val/loss", "eval/loss", "validation/loss"}
-_NAMES = {
-    **dict.fromkeys(("acc", "train_accuracy", "train/accuracy"), "accuracy"),
-    **dict.fromkeys(
-        ("val_accuracy", "eval_accuracy", "val/accuracy", "eval/accuracy"), "validation_accuracy"
-    ),
-}
 
 
 class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
@@ -69,7 +56,7 @@ class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
         self._loss_kind = loss_kind
         self._info = {"model": model or "", "dataset": dataset or ""}
         self._record_messages = record_messages
-        self._loop: TorchLoop | None = None
+        self._names = Names()
         self._preparing = 0
 
     @property
@@ -89,12 +76,13 @@ class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
         assert self.monitor is not None
         numbers: dict[str, Any] = {}
         for name, value in values.items():
-            if name in _MEASURED or not _is_number(value):
+            ours = self._names(name)
+            if ours is None or ours in self.monitor.measured or not _is_number(value):
                 continue
-            if name not in _VALIDATION_LOSS:
-                numbers[_NAMES.get(name, name)] = value
-            elif self._loop is None or not self._loop.evaluations:
+            if ours == "validation_loss":
                 self.monitor.evaluated(loss=value)
+            else:
+                numbers[ours] = value
         self.monitor.log(**numbers)
 
     def finish(self) -> None:
@@ -126,7 +114,7 @@ class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
             logger.warning("telemetry is off for this training: %s", type(error).__name__)
 
     def _follow(self, accelerator: Any, monitor: Monitor) -> None:
-        loop = self._loop = watch(monitor)
+        loop = watch(monitor)
         self._watch_prepared(accelerator, loop)
         for name in ("prepare", "prepare_model", "prepare_optimizer"):
             self._put(accelerator, name, functools.partial(self._prepare, accelerator, loop), loop)

@@ -130,6 +130,7 @@ class TelemetryCallback(pl.Callback):
         )
         if monitor.recording:
             self.monitor = monitor
+            monitor.measured |= {"epoch", "accuracy", "validation_loss", "validation_accuracy"}
             monitor.guard(self._watch_checkpoints, trainer, monitor)
 
     @_harmless

@@ -23,6 +23,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf, isfinite, isnan, nan
 from pathlib import Path
+from threading import get_ident
 from time import monotonic_ns
 from types import TracebackType
 from typing import Any, TypeVar
@@ -123,6 +124,8 @@ class Monitor:
         self._when_closing: list[Callable[[], None]] = []
         self._fault_logged = False
         self._hook_ns = 0
+        # What is told by whoever sees it happen, and so is not taken from what a script logs: see `tee`.
+        self.measured = {"loss", "learning_rate", "gradient_norm", "loss_scale", "step"}
         began = monotonic_ns()
         try:
             if sys.platform != "linux":
@@ -179,7 +182,8 @@ class Monitor:
         self._step_loss_sum = 0.0
         self._step_loss_weight = 0
         self._gradient_norm: float | readback.Pending | None = None
-        self._scalars: dict[str, int] = {}
+        self._loss_told = False
+        self._scalars: dict[str, int] = before._scalars if taken_over and before else {}
         self._facts = dict(static.info)
         self._flops_per_token = 0
         self._model_flops = 0
@@ -191,6 +195,7 @@ class Monitor:
         self._waiting = self._arrivals.waiting
         self._phases = [_PhaseContext(self, code) for code in range(len(PHASES))]
         self._step_context = _StepContext(self)
+        self.thread = get_ident()  # that of the training, which alone may call
         self.recording = True
         atexit.register(self._at_exit)
         if taken_over is None:
@@ -393,12 +398,49 @@ class Monitor:
         self.event("resume", step=step)
 
     @_guarded
-    def progress(self) -> None:
-        """Something other than a step moved on, a batch of an evaluation for example."""
-        self._unsigned[_LAST_PROGRESS_NS] = now = monotonic_ns()
+    def progress(self, *, samples: int = 0) -> None:
+        """Something other than a step moved on: a batch of an evaluation, or `samples` were collected."""
+        unsigned, totals = self._unsigned, self._totals
+        unsigned[_LAST_PROGRESS_NS] = now = monotonic_ns()
+        unsigned[_SAMPLES] = totals[_SAMPLES] = totals[_SAMPLES] + samples
         if now >= self._look_at_ns:
             self._look_at_devices(now)
         self._publish()
+
+    @_guarded
+    def told(
+        self,
+        *,
+        step: int | None = None,
+        loss: Number | None = None,
+        gradient_norm: Number | None = None,
+    ) -> None:
+        """What the script says of itself, where nothing sees its steps: none is counted of it.
+
+        Args:
+            step: the number it is at; one lower than before is passed over.
+            loss, gradient_norm: the newest; they stand until the next, whatever steps are made.
+        """
+        unsigned, totals = self._unsigned, self._totals
+        unsigned[_LAST_PROGRESS_NS] = monotonic_ns()
+        unsigned[_HOOK_NS] = self._hook_ns
+        if loss is not None:
+            self._loss_told = True
+            self._arrivals.call(self._apply_told, _LOSS, "nonfinite_loss", self._number(loss))
+        if gradient_norm is not None:
+            number = self._number(gradient_norm)
+            self._arrivals.call(self._apply_told, _GRADIENT_NORM, "nonfinite_gradient", number)
+        if step is not None and step > totals[_STEP]:
+            unsigned[_STEP] = totals[_STEP] = step
+            self._publish()
+
+    def hand_over(self, call: Callable[[], None]) -> None:
+        """Have the training's thread make this call with the next batch, step or number it tells of.
+
+        The one method for other threads.
+        """
+        if self.recording:
+            self._waiting.append((call, ()))
 
     def learning_rates(self, rates: Iterable[Number]) -> None:
         """Learning rates of the optimizer's parameter groups, up to 8; those on a device are left out."""
@@ -757,7 +799,8 @@ class Monitor:
         elif not isfinite(gradient_norm):
             self._count("nonfinite_gradient")
             gradient_norm = nan
-        doubles[_LOSS] = loss
+        if weight or not self._loss_told:
+            doubles[_LOSS] = loss
         doubles[_GRADIENT_NORM] = gradient_norm
         init, data, forward, backward, compute, optimizer, evaluation, checkpoint, other = phase_ns
         try:
@@ -802,6 +845,11 @@ class Monitor:
         if accuracy is not None and isfinite(accuracy):
             doubles[_VALIDATION_ACCURACY] = numbers["accuracy"] = accuracy
         self.event("evaluation", tokens=int(tokens or 0), **numbers)
+
+    def _apply_told(self, slot: int, counter: str, value: float | None) -> None:
+        if value is not None and not isfinite(value):
+            self._count(counter)
+        self._store(slot, value)
 
     def _store(self, slot: int, value: float | None) -> None:
         self._doubles[slot] = value if value is not None and isfinite(value) else nan

@@ -156,6 +156,8 @@ class TorchLoop:
             self._begin_evaluation()
         if self._evaluation is not None:
             self._evaluation.add(call)
+            if call.loss is not None:
+                self.monitor.measured.add("validation_loss")
             if not root.criterion:
                 self._calls.clear()
             self.monitor.progress()
