@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import sys
 from typing import Any
@@ -12,13 +14,17 @@ from trainer_hooks.monitor import Monitor, current
 _process: Any = None
 
 
+def note_the_end() -> None:
+    """Note with which code the script ends."""
+    exits.watch(_leave)
+
+
 def torch() -> None:
-    """Follow a plain torch loop, and note how the script ends."""
+    """Follow a plain torch loop."""
     global _process
     from trainer_hooks import torch_process
 
     _process = torch_process.install(_open_monitor)
-    exits.watch(_leave)
 
 
 def transformers_saves() -> None:
@@ -29,6 +35,42 @@ def transformers_saves() -> None:
 def peft_saves() -> None:
     """Make checkpoints of the adapters that peft saves."""
     _process.watch_saves(sys.modules["peft.peft_model"].PeftModel, "save_pretrained")
+
+
+def lightning() -> None:
+    """Give every Trainer of `lightning.pytorch` a callback of ours, unless it has one."""
+    _provide("lightning.pytorch.trainer.connectors.callback_connector", "lightning")
+
+
+def pytorch_lightning() -> None:
+    """Give every Trainer of `pytorch_lightning` a callback of ours, unless it has one."""
+    _provide("pytorch_lightning.trainer.connectors.callback_connector", "pytorch_lightning")
+
+
+def fabric() -> None:
+    """Give every Fabric of `lightning.fabric` a callback of ours, unless it has one."""
+    _provide("lightning.fabric.fabric", "fabric")
+
+
+def lightning_fabric() -> None:
+    """Give every Fabric of `lightning_fabric` a callback of ours, unless it has one."""
+    _provide("lightning_fabric.fabric", "lightning_fabric")
+
+
+def _provide(module: str, factory: str) -> None:
+    """Let Lightning find our entry point, also where the hook is not installed beside it."""
+    owner: Any = sys.modules[module]
+    original = owner._load_external_callbacks
+
+    @functools.wraps(original)
+    def load(group: str) -> list[Any]:
+        found: list[Any] = original(group)
+        if not any(type(each).__module__.startswith("trainer_hooks.") for each in found):
+            # Nothing is printed of what is added here.
+            found = [*found, *getattr(importlib.import_module("trainer_hooks.entry_points"), factory)()]
+        return found
+
+    owner._load_external_callbacks = load
 
 
 def _open_monitor() -> Monitor | None:

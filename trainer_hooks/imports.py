@@ -18,6 +18,17 @@ INSTALLERS = {
     "torch": "trainer_hooks.automatic:torch",
     "transformers.modeling_utils": "trainer_hooks.automatic:transformers_saves",
     "peft.peft_model": "trainer_hooks.automatic:peft_saves",
+    "transformers.trainer": "trainer_hooks.transformers:install",
+    "lightning.pytorch.trainer.connectors.callback_connector": "trainer_hooks.automatic:lightning",
+    "pytorch_lightning.trainer.connectors.callback_connector": "trainer_hooks.automatic:pytorch_lightning",
+    "lightning.fabric.fabric": "trainer_hooks.automatic:fabric",
+    "lightning_fabric.fabric": "trainer_hooks.automatic:lightning_fabric",
+    "stable_baselines3": "trainer_hooks.stable_baselines3:install",
+    "torch.utils.tensorboard.writer": "trainer_hooks.tee:install",
+    "tensorboardX.writer": "trainer_hooks.tee:install",
+    "wandb.sdk.wandb_run": "trainer_hooks.tee:install",
+    "wandb.sdk.lib.noop_run": "trainer_hooks.tee:install",
+    "mlflow.tracking.client": "trainer_hooks.tee:install",
 }
 
 armed_ns: int | None = None  # monotonic time
@@ -43,6 +54,9 @@ def _install(installer: str) -> None:
     try:
         import importlib
 
+        from trainer_hooks import automatic
+
+        automatic.note_the_end()
         module, _, function = installer.partition(":")
         getattr(importlib.import_module(module), function)()
     except Exception as error:
