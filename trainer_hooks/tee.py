@@ -238,7 +238,7 @@ def _number(value: Any) -> Number | None:
 def _whole(step: Any) -> int | None:
     """The step where it is a whole number that can be read now."""
     if step.__class__ is int:
-        return step  # type: ignore[no-any-return]
+        return step
     number = None if step is None else _number(step)
     if number is None or number.__class__ not in (float, int) or number != number // 1:
         return None
@@ -341,8 +341,9 @@ def _rebind(owner: type, before: Callable[..., Any]) -> None:
     """`wandb.log` is a method of the run that was begun: where it is `before`, take the newest."""
     wandb = sys.modules.get("wandb")
     log = getattr(wandb, "log", None)
-    if getattr(log, "__func__", None) is before and isinstance(getattr(log, "__self__", None), owner):
-        wandb.log = log.__self__.log
+    run = getattr(log, "__self__", None)
+    if wandb is not None and isinstance(run, owner) and getattr(log, "__func__", None) is before:
+        setattr(wandb, "log", getattr(run, "log"))  # noqa: B009, B010
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

@@ -66,7 +66,8 @@ def collect(policy: Policy, dialogues: int, generator: torch.Generator) -> list[
                 actions = policy.actions(state)
                 action = torch.multinomial(actions.probs, 1, generator=generator)[0]
             reward, over, _ = dialogue.act(int(action))
-            turns.append(Turn(state, action, actions.log_prob(action), reward, over))
+            log_probability = actions.log_prob(action)  # type: ignore[no-untyped-call]
+            turns.append(Turn(state, action, log_probability, reward, over))
     return turns
 
 
@@ -83,7 +84,7 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer, turns: list[Turn]) 
         advantages = returns - values.detach()
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         distribution = policy.actions(states)
-        ratio = torch.exp(distribution.log_prob(actions) - before)
+        ratio = torch.exp(distribution.log_prob(actions) - before)  # type: ignore[no-untyped-call]
         surrogate = torch.min(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
         loss = -surrogate.mean() + 0.01 * torch.nn.functional.mse_loss(values, returns)
         optimizer.zero_grad()
