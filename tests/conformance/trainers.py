@@ -75,6 +75,29 @@ def accelerate() -> None:
     accelerator.end_training()
 
 
+def fabric() -> None:
+    from lightning.fabric import Fabric
+
+    from trainer_hooks.fabric import TelemetryCallback
+
+    fabric = Fabric(
+        accelerator="cpu",
+        devices=WORLD_SIZE,
+        strategy="ddp" if WORLD_SIZE > 1 else "auto",
+        callbacks=[TelemetryCallback()],
+    )
+    fabric.launch()
+    network: Any = model()
+    network, optimizer = fabric.setup(network, _optimizer(network))
+    for _ in range(EPOCHS):
+        for batch, ends_step in _windows(fabric.setup_dataloaders(_loader())):
+            with fabric.no_backward_sync(network, enabled=not ends_step):
+                fabric.backward(network(**batch).loss / ACCUMULATION)
+            if ends_step:
+                optimizer.step()
+                optimizer.zero_grad()
+
+
 def plain() -> None:
     from trainer_hooks.monitor import Monitor
 
@@ -133,7 +156,7 @@ def _windows(loader: Any) -> Iterator[tuple[Any, bool]]:
 
 
 TRAINERS: dict[str, Callable[[], None]] = {
-    each.__name__: each for each in (lightning, accelerate, plain, watch)
+    each.__name__: each for each in (lightning, accelerate, fabric, plain, watch)
 }
 
 if __name__ == "__main__":
