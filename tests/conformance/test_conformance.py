@@ -14,7 +14,7 @@ from tests.trainer_hooks.processes import ROOT, environment
 from tests.trainer_hooks.recorded import Recorded, recorded
 from trainer_hooks.recording import FINISHED
 
-TRAINERS = ("lightning", "transformers", "trl", "accelerate", "plain", "watch")
+TRAINERS = ("lightning", "transformers", "trl", "accelerate", "fabric", "plain", "watch")
 reference = functools.cache(by_hand)
 
 

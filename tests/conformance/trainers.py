@@ -122,6 +122,29 @@ def accelerate() -> None:
     accelerator.end_training()
 
 
+def fabric() -> None:
+    from lightning.fabric import Fabric
+
+    from trainer_hooks.fabric import TelemetryCallback
+
+    fabric = Fabric(
+        accelerator="cpu",
+        devices=WORLD_SIZE,
+        strategy="ddp" if WORLD_SIZE > 1 else "auto",
+        callbacks=[TelemetryCallback()],
+    )
+    fabric.launch()
+    network: Any = model()
+    network, optimizer = fabric.setup(network, _optimizer(network))
+    for _ in range(EPOCHS):
+        for batch, ends_step in _windows(fabric.setup_dataloaders(_loader())):
+            with fabric.no_backward_sync(network, enabled=not ends_step):
+                fabric.backward(network(**batch).loss / ACCUMULATION)
+            if ends_step:
+                optimizer.step()
+                optimizer.zero_grad()
+
+
 def plain() -> None:
     from trainer_hooks.monitor import Monitor
 
@@ -205,7 +228,7 @@ def _tokenizer() -> Any:
 
 
 TRAINERS: dict[str, Callable[[], None]] = {
-    each.__name__: each for each in (lightning, transformers, trl, accelerate, plain, watch)
+    each.__name__: each for each in (lightning, transformers, trl, accelerate, fabric, plain, watch)
 }
 
 if __name__ == "__main__":

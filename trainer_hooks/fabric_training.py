@@ -1,0 +1,163 @@
+"""What a training with Fabric tells a Monitor, whichever of the two namespaces the Fabric is of.
+
+A recording opens when the first optimizer is set up, on every rank; so a Fabric that only evaluates has none.
+It closes at `TelemetryCallback.close`, at the end of the process, or where the training of another Fabric
+begins. What is set up, before or after, is followed as `torch_loop` tells; `fabric.call` and `fabric.log` are
+not needed, and not recorded.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from trainer_hooks.entry_points import yields
+from trainer_hooks.monitor import Monitor, current
+from trainer_hooks.torch_loop import TorchLoop
+from trainer_hooks.torch_process import watch
+
+logger = logging.getLogger("trainvitals")
+
+_recording: FabricTelemetry | None = None  # whose recording was opened last
+
+
+class FabricTelemetry:
+    """Records the vital signs of what a Fabric trains.
+
+    Args:
+        run, name, loss_kind, record_messages: see Monitor.
+        model, dataset: what is trained on what; for the run's info.
+        automatic: nobody asked for this one by name. It records nothing where its Fabric has one that is not
+            automatic, or an automatic one before it, or where a Monitor records in this process already.
+    """
+
+    framework = ""  # name and version, for the run's info
+
+    def __init__(
+        self,
+        *,
+        run: str | None = None,
+        name: str | None = None,
+        loss_kind: str | None = None,
+        model: str | None = None,
+        dataset: str | None = None,
+        record_messages: bool = False,
+        automatic: bool = False,
+    ) -> None:
+        self.monitor: Monitor | None = None
+        self.automatic = automatic
+        self._run = run
+        self._name = name
+        self._loss_kind = loss_kind
+        self._info = {"model": model or "", "dataset": dataset or ""}
+        self._record_messages = record_messages
+        self._loop: TorchLoop | None = None
+        self._fabric: Callable[[], Any] = _no_fabric
+        self._models: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def close(self) -> None:
+        """The training has ended: close the recording."""
+        if self.monitor is not None:
+            self.monitor.finish()
+
+    def set_up(self, fabric: Any, result: Any) -> None:
+        """`result` is what a method of setup returned. Raises what a stranger's Fabric raises."""
+        given = result if isinstance(result, tuple) else (result,)
+        models = [each._forward_module for each in given if hasattr(each, "_forward_module")]
+        optimizers = [each for each in given if isinstance(each, torch.optim.Optimizer)]
+        self._models.update(models)
+        if optimizers and not (self._fabric() is fabric and self.monitor and self.monitor.recording):
+            self._begin(fabric)
+            models = list(self._models)
+        if self._loop is not None and self._fabric() is fabric:
+            for model in models:
+                self._loop.watch_model(model)
+            for optimizer in optimizers:
+                self._loop.watch_optimizer(optimizer)
+
+    def _begin(self, fabric: Any) -> None:
+        global _recording
+        others = [each for each in fabric._callbacks if isinstance(each, FabricTelemetry)]
+        if yields(self, others):
+            return
+        before = current()
+        if _recording is not None and _recording.monitor is before:
+            _recording.close()
+        elif self.automatic and before is not None and not before._provisional:
+            return
+        monitor = Monitor(
+            run=self._run,
+            name=self._name,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+            loss_kind=self._loss_kind,
+            info={
+                **{key: value for key, value in self._info.items() if value},
+                "framework": self.framework,
+                "precision": str(fabric._precision.precision),
+            },
+            record_messages=self._record_messages,
+        )
+        self.monitor, self._loop, self._fabric = monitor, None, weakref.ref(fabric)
+        if monitor.recording:
+            _recording = self
+            self._loop = watch(monitor)
+            self._put(fabric, "clip_gradients", functools.partial(_clip, self._loop), self._loop)
+            self._put(fabric, "save", functools.partial(_save, monitor), self._loop)
+
+    def _put(self, fabric: Any, name: str, around: Callable[..., Any], loop: TorchLoop) -> None:
+        """Put `around` around a method of this Fabric, until the end of the recording."""
+        method = getattr(fabric, name)
+
+        @functools.wraps(method)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            return around(method, *args, **kwargs)
+
+        def restore() -> None:
+            if vars(fabric).get(name) is replacement:  # else somebody put theirs around ours
+                delattr(fabric, name)
+
+        setattr(fabric, name, replacement)
+        loop.when_closed(restore)
+
+
+def follow(fabric: Any) -> None:
+    """Make the methods of setup of this class, a Fabric, tell those callbacks of theirs that are ours."""
+    for name in ("setup", "setup_module", "setup_optimizers"):
+        setattr(fabric, name, _telling(getattr(fabric, name)))
+
+
+def _telling(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def setup(fabric: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(fabric, *args, **kwargs)
+        try:
+            for each in fabric._callbacks:
+                if isinstance(each, FabricTelemetry):
+                    each.set_up(fabric, result)
+        except Exception as error:
+            logger.warning("telemetry is off for this training: %s", type(error).__name__)
+        return result
+
+    return setup
+
+
+def _clip(loop: TorchLoop, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    norm = method(*args, **kwargs)
+    if norm is not None:
+        loop.gradient_norm(norm)
+    return norm
+
+
+def _save(monitor: Monitor, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with monitor.checkpoint(args[0] if args else kwargs.get("path")):
+        return method(*args, **kwargs)
+
+
+def _no_fabric() -> None:
+    """Nothing is trained yet."""

@@ -1,0 +1,529 @@
+"""What a fit of Lightning tells a Monitor, whichever of Lightning's two namespaces its Trainer is of.
+
+A recording opens at the setup of fit and closes at its teardown; a second fit is the next attempt.
+Lightning's `on_train_batch_end` is one micro-batch; an optimizer step is a change of `trainer.global_step`,
+which counts those that the loss scaler left out too: they are recorded as skipped, and as no steps.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from math import ceil
+from threading import get_ident
+from time import monotonic_ns
+from typing import Any, TypeVar
+
+import torch
+from torch.compiler import is_compiling
+from torch.nn.utils import clip_grad
+
+from trainer_hooks import names
+from trainer_hooks.batches import TokenCounter, count_tokens, loss_of, on_host, samples
+from trainer_hooks.entry_points import yields
+from trainer_hooks.monitor import (
+    BACKWARD,
+    COMPUTE,
+    DATA,
+    EVALUATION,
+    FORWARD,
+    OPTIMIZER,
+    OTHER,
+    Monitor,
+    current,
+)
+from trainer_hooks.readback import Pending
+from trainer_hooks.recording import SLOT
+from trainer_hooks.torch_calls import Call
+from trainer_hooks.torch_process import Functions
+from trainer_hooks.torch_window import Evaluation
+
+logger = logging.getLogger("trainvitals")
+
+known = functools.lru_cache(maxsize=1024)(names.known)
+
+# Of the names in the table: those taken as soon as the module logs them, and those measured or evaluated.
+_OF_THE_STEP = {"accuracy", "gradient_norm", "loss_scale", "preprocessing_seconds"}
+_RECORDED_OTHERWISE = {
+    *("loss", "learning_rate", "gradient_norm", "loss_scale", "preprocessing_seconds", "epoch", "step"),
+    *("validation_loss", "validation_accuracy"),
+}
+_EPOCH = SLOT["epoch"]
+
+_F = TypeVar("_F", bound=Callable[..., None])
+
+
+def _harmless(hook: _F) -> _F:
+    """Lightning calls its callbacks without a net: keep every fault of ours away from the training."""
+
+    @functools.wraps(hook)
+    def harmless(self: FitTelemetry, *arguments: Any, **keywords: Any) -> None:
+        if self.monitor is not None:
+            self.monitor.guard(hook, self, *arguments, **keywords)
+
+    return harmless  # type: ignore[return-value]
+
+
+class FitTelemetry:
+    """Records the vital signs of `Trainer.fit`.
+
+    Args:
+        run, name, loss_kind, record_messages: see Monitor.
+        model, dataset: what is trained on what; for the run's info.
+        count_tokens: of a batch, its tokens without padding and those whose label counts in the loss, numbers
+            or tensors. Default: from `attention_mask` or `input_ids`, and from `labels` shifted by one.
+        automatic: nobody asked for this one by name. It records nothing where its Trainer has one that is not
+            automatic, or an automatic one before it, or where a Monitor records in this process already.
+    """
+
+    framework = ""  # name and version, for the run's info
+
+    def __init__(
+        self,
+        *,
+        run: str | None = None,
+        name: str | None = None,
+        loss_kind: str | None = None,
+        model: str | None = None,
+        dataset: str | None = None,
+        count_tokens: TokenCounter = count_tokens,
+        record_messages: bool = False,
+        automatic: bool = False,
+    ) -> None:
+        self.monitor: Monitor | None = None
+        self.automatic = automatic
+        self._run = run
+        self._name = name
+        self._loss_kind = loss_kind
+        self._info = {"model": model or "", "dataset": dataset or ""}
+        self._count_tokens = count_tokens
+        self._record_messages = record_messages
+        self._undone_at_close: list[Callable[[], None]] = []
+        self._forget_the_fit()
+
+    def _forget_the_fit(self) -> None:
+        self._by_lightning = True  # Lightning calls backward and the optimizer, not the module
+        self._global_step = 0
+        self._epoch = 0
+        self._batches: int | None = None  # of an epoch
+        self._epoch_loop: Any = None
+        self._scaler: Any = None
+        self._steps_made: int | None = None  # since the last micro-batch, where the scaler may leave one out
+        self._clipping = _Clipping()
+        self._logged = _Logged()
+        self._evaluation = Evaluation()
+        self._mixed = False  # whether the loss was seen to hold an auxiliary one
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Open the recording, where this is a fit."""
+        if stage != "fit":
+            return
+        try:
+            if self.monitor is not None:  # the fit before came to no end that Lightning told of
+                self._close(self.monitor)
+            if not (self.automatic and self._is_one_too_many(trainer)):
+                self._open(trainer, pl_module)
+        except Exception as error:
+            logger.warning("telemetry is off for this fit: %s: %s", type(error).__name__, error)
+
+    def _is_one_too_many(self, trainer: Any) -> bool:
+        others = [each for each in trainer.callbacks if isinstance(each, FitTelemetry)]
+        recording = current()
+        return yields(self, others) or (recording is not None and not recording.provisional)
+
+    def _open(self, trainer: Any, pl_module: Any) -> None:
+        monitor = Monitor(
+            run=self._run,
+            name=self._name,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            loss_kind=self._loss_kind,
+            info={
+                "model": type(pl_module).__name__,
+                **{key: value for key, value in self._info.items() if value},
+                "framework": self.framework,
+                "precision": str(trainer.precision),
+            },
+            record_messages=self._record_messages,
+        )
+        if monitor.recording:
+            self.monitor = monitor
+            monitor.measured |= {"epoch", "accuracy", "validation_loss", "validation_accuracy"}
+            monitor.guard(self._watch_checkpoints, trainer, monitor)
+
+    @_harmless
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Learn what stays as it is for the whole fit."""
+        assert self.monitor is not None
+        self._forget_the_fit()
+        self._by_lightning = pl_module.automatic_optimization
+        self._global_step = trainer.global_step
+        self._epoch_loop = trainer.fit_loop.epoch_loop
+        if self._global_step:
+            self.monitor.resume(self._global_step)
+        steps, epochs = _expected(trainer, self._by_lightning)
+        self.monitor.expect(steps=steps, epochs=epochs)
+        self.monitor.model(pl_module)
+        self.monitor.guard(self._watch_optimizers, trainer)
+        self.monitor.enter(DATA)
+
+    def _watch_optimizers(self, trainer: Any) -> None:
+        optimizers = trainer.optimizers
+        if len(optimizers) == 1:  # else the norm would be that of some
+            self._undone_at_close.append(self._clipping.watch())
+        self._scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if self._scaler is not None:
+            self._steps_made = 0
+            for optimizer in optimizers:
+                self._undone_at_close.append(optimizer.register_step_post_hook(self._stepped).remove)
+
+    def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """An optimizer was called, so not left out; but a fused one is called in any case."""
+        monitor = self.monitor
+        if monitor is not None and self._steps_made is not None:
+            self._steps_made += 1
+            if hasattr(optimizer, "found_inf"):
+                monitor.guard(self._look_for_overflow, monitor, optimizer.found_inf)
+
+    def _look_for_overflow(self, monitor: Monitor, found: Any) -> None:
+        number = monitor._number(found)
+        if isinstance(number, Pending):  # known later: the step counts then, and as skipped as well
+            monitor._arrivals.wait(functools.partial(_skip_where, monitor), number)
+        elif number and self._steps_made:
+            self._steps_made -= 1
+
+    @_harmless
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Learn what stays as it is for an epoch."""
+        self._epoch = trainer.current_epoch
+        self._batches = _finite(trainer.num_training_batches)
+
+    # At every step: these are guarded in place, which is cheaper. `Monitor.enter` does not raise.
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """The wait for data is over."""
+        if self.monitor is not None:
+            self.monitor.enter(FORWARD if self._by_lightning else COMPUTE)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        """The forward pass is over."""
+        if self.monitor is not None and self._by_lightning:
+            self.monitor.enter(BACKWARD)
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        """The backward pass is over."""
+        if self.monitor is not None and self._by_lightning:
+            self.monitor.enter(OTHER)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """The learning rates are those of the step to come."""
+        monitor = self.monitor
+        if monitor is None:
+            return
+        if self._by_lightning:
+            monitor.enter(OPTIMIZER)
+        try:
+            monitor.learning_rates([group["lr"] for group in optimizer.param_groups])
+        except Exception as error:
+            monitor.fault(error)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """One micro-batch is done, and perhaps an optimizer step."""
+        monitor = self.monitor
+        if monitor is None:
+            return
+        began, spent_ns = monotonic_ns(), monitor._hook_ns
+        try:
+            self._end_batch(monitor, trainer, outputs, batch)
+            global_step = trainer.global_step
+            made = global_step - self._global_step
+            if made or not self._by_lightning:  # where Lightning may log, too
+                self._log(monitor, trainer, batch_idx)
+            if made:
+                self._global_step = global_step
+                self._end_steps(monitor, made, global_step)
+        except Exception as error:
+            monitor.fault(error)
+        monitor.enter(DATA)
+        monitor._hook_ns = spent_ns + monotonic_ns() - began
+
+    def _end_batch(self, monitor: Monitor, trainer: Any, outputs: Any, batch: Any) -> None:
+        loss = loss_of(outputs)
+        if loss is not None and self._by_lightning and trainer.accumulate_grad_batches != 1:
+            loss = on_host(loss) * trainer.accumulate_grad_batches  # Lightning hands out the normalized one
+        count, tokens, trained = self._size(monitor, batch)
+        monitor.batch(loss=loss, samples=count, tokens=tokens, trained_tokens=trained)
+        if isinstance(outputs, Mapping) and "aux_loss" in outputs:
+            monitor.log(aux_loss=outputs["aux_loss"])
+            if not self._mixed:  # what the loss is made of is not known: it has no perplexity
+                self._mixed = True
+                monitor.describe(loss_kind="other")
+
+    def _size(self, monitor: Monitor, batch: Any) -> tuple[int, Any, Any]:
+        """Samples, tokens and trained tokens. A batch that cannot be counted does not lose its step."""
+        try:
+            return samples(batch), *self._count_tokens(batch)
+        except Exception as error:
+            monitor.fault(error)
+            return 0, None, None
+
+    def _end_steps(self, monitor: Monitor, made: int, global_step: int) -> None:
+        """Record what `trainer.global_step` rose by as a step, except for what the loss scaler left out."""
+        norm = self._clipping.take()
+        if self._scaler is not None and self._steps_made is not None:
+            skipped, self._steps_made = made - min(made, self._steps_made), 0
+            monitor.log(loss_scale=self._scaler._scale)
+            for _ in range(skipped):
+                monitor.skip_step()
+            if skipped == made:
+                return
+        if norm is not None and monitor._gradient_norm is None:  # none that the module logged
+            monitor.log(gradient_norm=norm)
+        monitor.end_step(global_step)
+
+    def _log(self, monitor: Monitor, trainer: Any, batch_idx: int) -> None:
+        """Metrics that cannot be read do not lose their step."""
+        try:
+            if self._batches is not None:
+                monitor._store(_EPOCH, self._epoch + (batch_idx + 1) / self._batches)
+            new = self._logged.new(self._epoch_loop._results)
+            if _lightning_logs(trainer, self._epoch_loop):
+                monitor.log(**_metrics(trainer))
+            if new:
+                monitor.log(**new)
+        except Exception as error:
+            monitor.fault(error)
+
+    @_harmless
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """An evaluation begins, unless it is the check of Lightning's before the fit."""
+        assert self.monitor is not None
+        if not trainer.sanity_checking:
+            self.monitor.enter(EVALUATION)
+        self._evaluation = Evaluation()
+
+    @_harmless
+    def on_validation_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """One more batch of it."""
+        assert self.monitor is not None
+        self.monitor.progress()
+        loss = loss_of(outputs)
+        if loss is not None and not trainer.sanity_checking:
+            call = Call()
+            call.loss = on_host(loss)
+            call.samples, _, call.trained_tokens = self._size(self.monitor, batch)
+            self._evaluation.add(call)
+
+    @_harmless
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """It is done."""
+        assert self.monitor is not None
+        if trainer.sanity_checking:
+            return
+        metrics = trainer.callback_metrics
+        loss, tokens = self._evaluation.result()
+        if loss is None:
+            loss = _first(metrics, "validation_loss")
+        self.monitor.evaluated(loss=loss, tokens=tokens, accuracy=_first(metrics, "validation_accuracy"))
+        self.monitor.enter(DATA)
+
+    @_harmless
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """What comes now is no wait for data."""
+        assert self.monitor is not None
+        self.monitor.enter(OTHER)
+
+    @_harmless
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """The fit failed, or somebody ended it."""
+        assert self.monitor is not None
+        if isinstance(exception, KeyboardInterrupt) or type(exception).__name__ == "SIGTERMException":
+            self.monitor.finish("interrupted")
+        else:
+            self.monitor.fail(exception)
+        self._close(self.monitor)
+
+    @_harmless
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """The fit is over."""
+        if stage == "fit":
+            assert self.monitor is not None
+            self.monitor.finish(_reason(trainer))
+            self._close(self.monitor)
+
+    def _close(self, monitor: Monitor) -> None:
+        self.monitor = None
+        monitor.finish("unknown")  # a no-op where the end has been told
+        undone, self._undone_at_close = self._undone_at_close, []
+        for undo in undone:
+            monitor.guard(undo)
+        self._forget_the_fit()
+
+    def _watch_checkpoints(self, trainer: Any, monitor: Monitor) -> None:
+        """Lightning has no callback for the end of a save: put ours around this trainer's own method."""
+        before = trainer.__dict__.get("save_checkpoint")
+        save = trainer.save_checkpoint
+
+        @functools.wraps(save)
+        def save_checkpoint(filepath: Any, *arguments: Any, **keywords: Any) -> None:
+            with monitor.checkpoint(filepath):
+                save(filepath, *arguments, **keywords)
+
+        def unwatch() -> None:
+            if trainer.__dict__.get("save_checkpoint") is not save_checkpoint:
+                return  # somebody put theirs around ours, which records no more
+            if before is None:
+                del trainer.__dict__["save_checkpoint"]
+            else:
+                trainer.__dict__["save_checkpoint"] = before
+
+        trainer.save_checkpoint = save_checkpoint
+        self._undone_at_close.append(unwatch)
+
+
+class _Clipping:
+    """The norm that clipping computes on the way, and that Lightning drops.
+
+    Where there was more than one call before a step, the norms are those of parts: then there is none.
+    """
+
+    def __init__(self) -> None:
+        self._norms: list[Any] = []
+        self._thread = get_ident()
+
+    def watch(self) -> Callable[[], None]:
+        """From now on look at what torch's function returns; what to call at the end."""
+        functions = Functions(_nobody)
+        for owner in (torch.nn.utils, clip_grad):
+            functions.put(owner, "clip_grad_norm_", self._around)
+        return functions.restore
+
+    def take(self) -> Any:
+        """The norm of the gradients of the step that was made; None where it is not known."""
+        norms = self._norms
+        if not norms:
+            return None
+        self._norms = []
+        return norms[0] if len(norms) == 1 else None
+
+    def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def clip_grad_norm_(*args: Any, **kwargs: Any) -> Any:
+            norm = original(*args, **kwargs)
+            if not is_compiling() and get_ident() == self._thread:
+                of_euclid = (args[2] if len(args) > 2 else kwargs.get("norm_type", 2.0)) == 2.0
+                self._norms += [norm.detach()] if of_euclid else []
+            return norm
+
+        return clip_grad_norm_
+
+
+class _Logged:
+    """What the module logs at its steps under a name of `_OF_THE_STEP`, without a conversion.
+
+    Lightning keeps what was last logged, however long ago: what was told once is not new.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._names: dict[str, str] = {}  # by Lightning's key
+        self._told: dict[str, Any] = {}
+
+    def new(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """By our name. `results` are Lightning's, of the loop that trains."""
+        if len(results) != self._count:
+            self._count = len(results)
+            self._names = {
+                key: name
+                for key, metric in results.items()
+                if metric.meta.on_step and (name := known(metric.meta.name)) in _OF_THE_STEP
+            }
+        new: dict[str, Any] = {}
+        for key, name in self._names.items():
+            value = results[key]._forward_cache
+            if value is not self._told.get(key):
+                new[name] = self._told[key] = value
+        return new
+
+
+def _skip_where(monitor: Monitor, found_inf: float | None) -> None:
+    if found_inf:
+        monitor.skip_step()
+
+
+def _nobody() -> None:
+    """No loop is told of what is clipped."""
+
+
+def _metrics(trainer: Any) -> dict[str, Any]:
+    """What Lightning has of all that was logged, by our name, except for what is recorded otherwise.
+
+    An epoch's mean serves as the training accuracy; an "accuracy" without "train" is one of the validation,
+    unless the step logged it.
+    """
+    metrics: dict[str, Any] = {}
+    for name, value in trainer.callback_metrics.items():
+        meaning = known(name)
+        if meaning in _RECORDED_OTHERWISE or (meaning == "accuracy" and not name.lower().startswith("train")):
+            continue
+        metrics[meaning or name] = value
+    return metrics
+
+
+def _first(metrics: Mapping[str, Any], meaning: str) -> Any:
+    return next((value for name, value in metrics.items() if known(name) == meaning), None)
+
+
+def _finite(count: float) -> int | None:
+    return int(count) if 0 < count < float("inf") else None
+
+
+def _expected(trainer: Any, by_lightning: bool) -> tuple[int | None, float | None]:
+    """Optimizer steps and epochs of the whole run, whichever of its limits ends it.
+
+    How many steps a manual optimization makes of a batch, and what a schedule of the accumulation comes to,
+    cannot be known.
+    """
+    scheduled = any(type(each).__name__ == "GradientAccumulationScheduler" for each in trainer.callbacks)
+    if not by_lightning or scheduled:
+        limited = trainer.max_steps != -1
+        return None, None if limited or trainer.max_epochs is None else trainer.max_epochs
+    steps, batches = _finite(trainer.estimated_stepping_batches), _finite(trainer.num_training_batches)
+    if steps is None or batches is None:
+        return steps, None
+    return steps, steps / ceil(batches / trainer.accumulate_grad_batches)
+
+
+def _lightning_logs(trainer: Any, epoch_loop: Any) -> bool:
+    """Whether this is a batch at which Lightning itself makes numbers of all metrics.
+
+    `trainer.callback_metrics` does so with all that the progress bar shows, which waits for the device.
+    """
+    every = trainer.log_every_n_steps
+    return bool(every) and bool((epoch_loop._batches_that_stepped + 1) % every == 0 or trainer.should_stop)
+
+
+def _reason(trainer: Any) -> str:
+    if not trainer.should_stop:
+        return "completed"
+    for callback in trainer.callbacks:
+        kind = type(callback).__name__
+        if kind == "EarlyStopping" and (
+            callback.stopped_epoch or getattr(callback, "stopping_reason_message", None)
+        ):
+            return "early_stopping"
+        if kind == "Timer":
+            remaining = callback.time_remaining()
+            if remaining is not None and remaining <= 0:
+                return "time_limit"
+    return "completed"
