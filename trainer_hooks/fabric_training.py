@@ -88,7 +88,7 @@ class FabricTelemetry:
         before = current()
         if _recording is not None and _recording.monitor is before:
             _recording.close()
-        elif self.automatic and before is not None and not before._provisional:
+        elif self.automatic and before is not None and not before.provisional:
             return
         monitor = Monitor(
             run=self._run,
@@ -123,7 +123,7 @@ class FabricTelemetry:
                 delattr(fabric, name)
 
         setattr(fabric, name, replacement)
-        loop.when_closed(restore)
+        loop.monitor.when_closing(restore)
 
 
 def follow(fabric: Any) -> None:

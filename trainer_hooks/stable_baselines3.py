@@ -229,7 +229,7 @@ def _with_ours(original: Callable[..., Any]) -> Callable[..., Any]:
 def _joined(callback: Any) -> Any:
     """The callback, or list of them, with one of ours."""
     monitor = current()
-    if _has_ours(callback) or (monitor is not None and not monitor._provisional):
+    if _has_ours(callback) or (monitor is not None and not monitor.provisional):
         return callback
     if callback is None:
         return TelemetryCallback()

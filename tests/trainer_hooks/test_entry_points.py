@@ -52,7 +52,11 @@ loader = torch.utils.data.DataLoader(torch.randn(20, 3), batch_size=4, shuffle=T
 plain = torch.utils.data.DataLoader(torch.randn(8, 3), batch_size=4)
 model = Model()
 trainer = pl.Trainer(
-    accelerator="cpu", max_epochs=2, logger=False, default_root_dir=folder, callbacks=[pl.callbacks.TQDMProgressBar()]
+    accelerator="cpu",
+    max_epochs=2,
+    logger=False,
+    default_root_dir=folder,
+    callbacks=[pl.callbacks.TQDMProgressBar()],
 )
 trainer.test(model, plain)
 trainer.predict(model, plain)
