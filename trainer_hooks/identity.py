@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import re
@@ -11,12 +10,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from trainer_hooks import launchers
 from trainer_hooks.recording import NAME_PATTERN, boot_id, process_start_ticks
 
-_RANK = ("RANK", "SLURM_PROCID")
-_LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID")
 _PATH = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
-_WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS")
 
 
 class Identity(NamedTuple):
@@ -33,20 +30,21 @@ def identify(
     """The identity of this process.
 
     `run` (or TRAINVITALS_RUN) is an identity: the same again is the next attempt. `name` is for display and
-    gets a suffix that every rank of one launch on this node computes alike. Raises ValueError for a `run`
-    that could not be a folder and a label.
+    gets a suffix that every rank of one launch computes alike, at least on this node: see launchers. Raises
+    ValueError for a `run` that could not be a folder and a label.
     """
     run = run or os.environ.get("TRAINVITALS_RUN") or _launcher_run()
     if run is None:
         run = f"{sanitize(name or _script_name())[:50]}-{_launch_suffix()}"
     elif not NAME_PATTERN.fullmatch(run):
         raise ValueError(f"run name {run!r} must match {NAME_PATTERN.pattern}")
+    place = launchers.place()
     return Identity(
         run=run,
         node=sanitize(socket.gethostname())[:64],
-        rank=_number(_RANK, 0) if rank is None else rank,
-        local_rank=_number(_LOCAL_RANK, 0),
-        world_size=_number(_WORLD_SIZE, 1) if world_size is None else world_size,
+        rank=place.rank if rank is None else rank,
+        local_rank=place.local_rank,
+        world_size=place.world_size if world_size is None else world_size,
     )
 
 
@@ -77,32 +75,20 @@ def without_folders(text: str) -> str:
 
 
 def _launcher_run() -> str | None:
-    torchrun = os.environ.get("TORCHELASTIC_RUN_ID")
-    if torchrun and torchrun != "none":
-        return sanitize(torchrun)[:64]
-    slurm = os.environ.get("SLURM_JOB_ID")
-    return f"slurm-{sanitize(slurm)}"[:64] if slurm else None
+    told = launchers.run_id()
+    return sanitize(told)[:64] if told else None
 
 
 def _launch_suffix() -> str:
     # Ranks of one launch are children of one launcher, or of local rank 0 where Lightning starts the others
     # itself and sets no RANK; a single process is its own launch.
-    launched = any(key in os.environ for key in _RANK) or os.environ.get("LOCAL_RANK", "0") != "0"
+    launched = launchers.is_launched() or os.environ.get("LOCAL_RANK", "0") != "0"
     pid = os.getppid() if launched else os.getpid()
-    launch = f"{boot_id()} {pid} {process_start_ticks(pid)}"
-    return hashlib.sha256(launch.encode()).hexdigest()[:8]
+    return launchers.digest(launchers.launch_id() or f"{boot_id()} {pid} {process_start_ticks(pid)}")
 
 
 def _script_name() -> str:
     return Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else "training"
-
-
-def _number(keys: tuple[str, ...], default: int) -> int:
-    for key in keys:
-        value = os.environ.get(key, "")
-        if value.isdecimal():
-            return int(value)
-    return default
 
 
 def _initial_environment() -> dict[str, str]:
