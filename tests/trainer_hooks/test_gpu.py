@@ -33,7 +33,7 @@ def _anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(readback, "_pool", None)
     monkeypatch.setattr(monitors, "_LOOK_AT_DEVICES_EVERY_NS", 0)
     monkeypatch.setenv("TRAINVITALS_DIR", str(tmp_path / "recordings"))
-    torch.cuda.init()
+    torch.cuda.init()  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -131,7 +131,7 @@ def test_monitor_waits_for_nothing_and_counts_exactly_what_is_on_the_device(tmp_
 
 def test_time_on_the_device_is_that_of_its_work_not_of_its_launch(tmp_path: Path) -> None:
     left = torch.randn(4096, 4096, device="cuda")
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     left @ left
     torch.cuda.synchronize()
     with Monitor(run="a-run", directory=tmp_path) as monitor:
@@ -151,7 +151,7 @@ def test_a_graph_is_captured_and_replayed_with_the_hook_inside(tmp_path: Path) -
     graph = torch.cuda.CUDAGraph()
     with Monitor(run="a-run", directory=tmp_path) as monitor:
         monitor.batch(loss=weight.sum(), tokens=1)
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with torch.cuda.stream(side):
             weight.mul_(1)
         torch.cuda.current_stream().wait_stream(side)
@@ -190,7 +190,7 @@ def test_a_compiled_training_is_the_same_with_the_hook_inside(mode: str, tmp_pat
         losses = []
         for seed in range(8):
             loss = compiled(on_device(batch(seed)))
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
             losses.append(float(loss))
