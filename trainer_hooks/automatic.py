@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 import sys
 from typing import Any
 
@@ -77,22 +76,11 @@ def _open_monitor() -> Monitor | None:
     """The recording of a training of which there is evidence; None in the helpers of one."""
     if identity.is_worker():
         return None
-    rank, world_size = _place_in_group()
     return Monitor(
-        rank=rank,
-        world_size=world_size,
         info={"framework": f"torch {sys.modules['torch'].__version__}"},
         start_ns=imports.armed_ns,
         provisional=True,
     )
-
-
-def _place_in_group() -> tuple[int | None, int | None]:
-    """Rank and world size of a script that gives them to torch alone, as spawned ranks may."""
-    group = identity.process_group()
-    if group is None or "RANK" in os.environ:
-        return None, None
-    return group.get_rank(), group.get_world_size()
 
 
 def _leave(error: SystemExit) -> None:

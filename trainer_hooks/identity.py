@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import re
 import socket
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from trainer_hooks import launchers
 from trainer_hooks.recording import NAME_PATTERN, boot_id, process_start_ticks
 
-_RANK = ("RANK", "SLURM_PROCID")
-_LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID")
 _PATH = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
-_WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS")
-_RANDOM_ID = re.compile(
-    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-)  # torchrun's own, where it is standalone
 
 
 class Identity(NamedTuple):
@@ -36,8 +30,9 @@ def identify(
     """The identity of this process.
 
     `run` (or TRAINVITALS_RUN) is an identity: the same again is the next attempt. `name` (or
-    TRAINVITALS_NAME, or that of the script) is for display and gets a suffix that every rank of one launch on
-    this node computes alike. Raises ValueError for a `run` that could not be a folder and a label.
+    TRAINVITALS_NAME, or that of the script) is for display and gets a suffix that every rank of one launch
+    computes alike, at least on this node: see launchers. Raises ValueError for a `run` that could not be a
+    folder and a label.
     """
     run = run or os.environ.get("TRAINVITALS_RUN") or _launcher_run()
     if run is None:
@@ -45,18 +40,14 @@ def identify(
         run = f"{sanitize(name)[:50]}-{_launch_suffix()}"
     elif not NAME_PATTERN.fullmatch(run):
         raise ValueError(f"run name {run!r} must match {NAME_PATTERN.pattern}")
+    place = launchers.place()
     return Identity(
         run=run,
         node=sanitize(socket.gethostname())[:64],
-        rank=_number(_RANK, 0) if rank is None else rank,
-        local_rank=local_rank(),
-        world_size=_number(_WORLD_SIZE, 1) if world_size is None else world_size,
+        rank=place.rank if rank is None else rank,
+        local_rank=place.local_rank,
+        world_size=place.world_size if world_size is None else world_size,
     )
-
-
-def local_rank() -> int:
-    """The place of this process among those of its launch on this node."""
-    return _number(_LOCAL_RANK, 0)
 
 
 def is_worker() -> bool:
@@ -71,17 +62,10 @@ def is_worker() -> bool:
     data = sys.modules.get("torch.utils.data")
     if data is not None and data.get_worker_info() is not None:
         return True
-    if process_group() is not None and "--multiprocessing-fork" in sys.orig_argv:
+    if launchers.process_group() is not None and "--multiprocessing-fork" in sys.orig_argv:
         return False
     inherited = initial_environment()
     return all(os.environ.get(key) == inherited.get(key) for key in ("RANK", "LOCAL_RANK"))
-
-
-def process_group() -> Any:
-    """torch's module of that, where this process is one of the default group."""
-    distributed = sys.modules.get("torch.distributed")
-    joined = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    return distributed if joined else None
 
 
 def sanitize(name: str) -> str:
@@ -96,42 +80,24 @@ def without_folders(text: str) -> str:
 
 
 def _launcher_run() -> str | None:
-    torchrun = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    if torchrun not in ("", "none") and not _RANDOM_ID.fullmatch(torchrun):
-        return sanitize(torchrun)[:64]
-    slurm = os.environ.get("SLURM_JOB_ID")
-    return f"slurm-{sanitize(slurm)}"[:64] if slurm else None
+    told = launchers.run_id()
+    return sanitize(told)[:64] if told else None
 
 
 def _launch_suffix() -> str:
     # Ranks of one launch are children of one launcher, or of local rank 0 where Lightning starts the others
     # itself and sets no RANK, or of the script that spawns them; a single process is its own launch.
-    torchrun = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    if _RANDOM_ID.fullmatch(torchrun):
-        return _digest(torchrun)
     launched = (
-        any(key in os.environ for key in _RANK)
+        launchers.is_launched()
         or os.environ.get("LOCAL_RANK", "0") != "0"
         or multiprocessing.parent_process() is not None
     )
     pid = os.getppid() if launched else os.getpid()
-    return _digest(f"{boot_id()} {pid} {process_start_ticks(pid)}")
-
-
-def _digest(launch: str) -> str:
-    return hashlib.sha256(launch.encode()).hexdigest()[:8]
+    return launchers.digest(launchers.launch_id() or f"{boot_id()} {pid} {process_start_ticks(pid)}")
 
 
 def _script_name() -> str:
     return Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else "training"
-
-
-def _number(keys: tuple[str, ...], default: int) -> int:
-    for key in keys:
-        value = os.environ.get(key, "")
-        if value.isdecimal():
-            return int(value)
-    return default
 
 
 def initial_environment() -> dict[str, str]:

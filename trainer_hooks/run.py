@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer_hooks import identity
+from trainer_hooks import identity, launchers
 from trainer_hooks.recording import NAME_PATTERN
 
 AUTOLOAD = Path(__file__).parent / "autoload"
@@ -56,7 +56,7 @@ def main(arguments: list[str], program: str = "trainvitals run") -> int:
     except CallError as error:
         print(f"{program}: {error}\n{USAGE.format(program)}", file=sys.stderr)
         return 2
-    if call.serve is not None and identity.local_rank() == 0:
+    if call.serve is not None and launchers.place().local_rank == 0:
         from trainer_hooks import beside
 
         print(f"{program}: {beside.start(call.serve, call.linger_seconds)}", file=sys.stderr, flush=True)

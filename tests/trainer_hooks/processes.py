@@ -17,7 +17,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_", "TORCHELASTIC_", "TRAINVITALS_")
+_LAUNCHERS = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_", "TORCHELASTIC_", "TRAINVITALS_"),
+    *("OMPI_", "PMI_", "PMIX_", "MPI_LOCALRANKID", "MV2_"),
+)
 
 
 def environment(**changes: str) -> dict[str, str]:

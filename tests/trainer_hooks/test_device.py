@@ -95,7 +95,7 @@ class Event:
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
     gpus = Gpus()
-    monkeypatch.setitem(sys.modules, "torch", gpus)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torch", gpus)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return gpus
 
@@ -306,7 +306,7 @@ def test_of_several_devices_those_count_on_which_there_is_memory(
 ) -> None:
     gpus = Gpus(name="NVIDIA H100 PCIe", count=4)
     gpus.reserved[1] = gpus.reserved[3] = 1 << 20
-    monkeypatch.setitem(sys.modules, "torch", gpus)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torch", gpus)
     Monitor(run="a-run", directory=tmp_path).finish()
     seen = only(tmp_path)
     assert seen.of("info")[0]["gpu_uuid"] == f"GPU-{UUID}1,GPU-{UUID}3"

@@ -192,7 +192,7 @@ def test_of_experts_in_a_list_those_a_token_is_sent_to_count() -> None:
             self.gate = nn.Linear(8, 4, bias=False)
             self.experts = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(4))
 
-    built = nn.Module()
+    built: Any = nn.Module()
     built.embed, built.layers = nn.Embedding(50, 8), nn.ModuleList([Experts()])
     built.head = nn.Linear(8, 50, bias=False)
     assert flops.of_model(built) is None  # to how many is not told
@@ -224,7 +224,7 @@ class Quantised(nn.Linear):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
         packed = torch.zeros(inputs * outputs // 2, 1, dtype=torch.uint8)
-        self.weight = nn.Parameter(packed, requires_grad=False)  # type: ignore[assignment]
+        self.weight = nn.Parameter(packed, requires_grad=False)
 
 
 def test_quantised_layers_count_by_their_features() -> None:

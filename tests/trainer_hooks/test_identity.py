@@ -28,8 +28,9 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_callers_run_comes_first_then_the_environments_then_the_launchers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "42")
-    assert identity.identify(name="m").run == "slurm-42"
+    for key, value in (("SLURM_JOB_ID", "42"), ("SLURM_STEP_ID", "3"), ("SLURM_STEP_NUM_TASKS", "2")):
+        monkeypatch.setenv(key, value)
+    assert identity.identify(name="m").run == "slurm-42.3"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "elastic job/7")
     assert identity.identify(name="m").run == "elastic_job_7"
     monkeypatch.setenv("TRAINVITALS_RUN", "chosen")
@@ -43,8 +44,7 @@ def test_the_run_id_that_torchrun_gives_to_every_launch_is_none(monkeypatch: pyt
     run = identity.identify(name="model").run
 
     assert run.startswith("model-")
-    monkeypatch.setenv("SLURM_JOB_ID", "42")
-    assert identity.identify(name="model").run == "slurm-42"
+    assert identity.identify(name="model").run == run
 
 
 @pytest.mark.parametrize("run", ["a b", "../up", ".hidden", "x" * 65, "ä", "a\n"])
@@ -68,6 +68,8 @@ def test_rank_and_world_size_come_from_the_caller_then_torchrun_then_slurm(
     assert numbers() == (0, 0, 1)
     for key, value in (("SLURM_PROCID", "5"), ("SLURM_LOCALID", "1"), ("SLURM_NTASKS", "16")):
         monkeypatch.setenv(key, value)
+    assert numbers() == (0, 0, 1)  # as at the shell of sbatch or salloc
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
     assert numbers() == (5, 1, 16)
     for key, value in (("RANK", "6"), ("LOCAL_RANK", "2"), ("WORLD_SIZE", "8")):
         monkeypatch.setenv(key, value)
