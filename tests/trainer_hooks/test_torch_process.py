@@ -225,7 +225,13 @@ said = [losses, torch._dynamo.utils.counters["stats"]["unique_graphs"]]
 
 def test_a_model_compiled_in_place_is_seen_and_compiled_once(tmp_path: Path) -> None:
     script = """
-model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    def forward(self, x):
+        return self.layers(x)
+model = Model()
 model.compile(backend="eager", fullgraph=True)
 with torch.no_grad():
     model(torch.ones(2, 3))
