@@ -260,13 +260,25 @@ class Monitor:
         return self._phases[PHASE_CODES[name]]
 
     def batches(self, loader: Iterable[_T]) -> Iterator[_T]:
-        """What the loader yields; the wait for each is phase data, and what is done with it phase other."""
-        self.enter(DATA)
-        for each in loader:
-            self.enter(OTHER)
+        """What the loader yields; the wait for each is phase data, and what is done with it phase other.
+
+        Within phase evaluation all of it is that. A bar that wants the loader's length goes inside:
+        `batches(tqdm(loader))`.
+        """
+        evaluating = self.recording and self._phase == EVALUATION
+        waiting, resting = (EVALUATION, EVALUATION) if evaluating else (DATA, OTHER)
+        iterator: Iterator[_T] | None = None
+        while True:
+            self.enter(waiting)
+            try:
+                if iterator is None:
+                    iterator = iter(loader)
+                each = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.enter(resting)
             yield each
-            self.enter(DATA)
-        self.enter(OTHER)
 
     def step(self) -> contextlib.AbstractContextManager[None]:
         """One optimizer step: phase compute within, phase other after it. An exception ends no step."""

@@ -122,7 +122,7 @@ class Root:
             call.trained_tokens = on_host(targets.ge(0).count_nonzero())
 
     def _count_targets(self, call: Call, criterion: Any, given: Mapping[str, Any]) -> None:
-        target = given.get("target")
+        target: Any = given.get("target")
         if hasattr(criterion, "ignore_index") and _is_integer(target) and not _capturing(given):
             call.trained_tokens = on_host(target.ne(criterion.ignore_index).count_nonzero())
             call.plain = self._plain

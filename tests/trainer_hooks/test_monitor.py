@@ -21,7 +21,7 @@ import torch
 
 from tests.trainer_hooks.recorded import Recorded, every_byte, only, recorded
 from trainer_hooks import monitor as monitor_module
-from trainer_hooks.monitor import BACKWARD, DATA, FORWARD, OPTIMIZER, Monitor
+from trainer_hooks.monitor import BACKWARD, DATA, FORWARD, OPTIMIZER, OTHER, Monitor
 from trainer_hooks.recording import (
     FAILED,
     FINISHED,
@@ -85,6 +85,46 @@ def test_steps_batches_samples_and_tokens_are_counted_exactly(monitor: Monitor, 
     assert seen.live.tokens_trained == seen.live.loss_tokens == 3 * sum(range(90, 97))
     assert [record.step for record in seen.steps] == [1, 2, 3, 4, 5, 6, 7]
     assert [record.batches for record in seen.steps] == [3, 6, 9, 12, 15, 18, 21]
+
+
+def test_batches_are_waited_for_in_phase_data_and_worked_on_in_another(clock: Clock, tmp_path: Path) -> None:
+    monitor = Monitor(run="a-run", directory=tmp_path)
+
+    def loader() -> Iterator[int]:
+        for each in range(3):
+            clock.passes(2.0)
+            yield each
+        clock.passes(4.0)
+
+    began_ns = clock.now_ns
+    for _ in monitor.batches(loader()):
+        clock.passes(1.0)
+    for _ in monitor.batches(loader()):
+        break
+    clock.passes(8.0)
+    with monitor.phase("evaluation"):
+        for _ in monitor.batches(loader()):
+            clock.passes(1.0)
+    monitor.enter(OTHER)
+    assert clock.now_ns - began_ns == 36e9
+    seconds = phase_seconds(only(tmp_path), clock.now_ns)
+    assert {name: seconds[name] for name in ("data", "other", "evaluation")} == pytest.approx(
+        {"data": 12.0, "other": 11.0, "evaluation": 13.0}
+    )
+    monitor.finish()
+
+
+def test_what_a_loader_raises_passes_and_ends_the_wait(monitor: Monitor, tmp_path: Path) -> None:
+    def failing() -> Iterator[int]:
+        yield 1
+        raise OSError("no more disk")
+
+    batches = monitor.batches(failing())
+    assert (next(batches), only(tmp_path).live.phase) == (1, "other")
+    with pytest.raises(OSError, match="no more disk"):
+        next(batches)
+    assert only(tmp_path).live.phase == "other"
+    assert only(tmp_path).live.hook_errors == 0
 
 
 def test_a_step_without_batches_is_one_batch(monitor: Monitor, tmp_path: Path) -> None:

@@ -223,6 +223,34 @@ said = [losses, torch._dynamo.utils.counters["stats"]["unique_graphs"]]
     assert run(tmp_path, script, "without")[0] == said
 
 
+def test_a_model_compiled_in_place_is_seen_and_compiled_once(tmp_path: Path) -> None:
+    script = """
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    def forward(self, x):
+        return self.layers(x)
+model = Model()
+model.compile(backend="eager", fullgraph=True)
+with torch.no_grad():
+    model(torch.ones(2, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+losses = []
+for _ in range(5):
+    loss = model(torch.ones(2, 3)).mean()
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
+said = [losses, torch._dynamo.utils.counters["stats"]["unique_graphs"]]
+"""
+    said, _ = run(tmp_path, script)
+    seen = clean(tmp_path)
+    assert (seen.live.steps, seen.live.batches, seen.live.samples) == (5, 5, 10)
+    assert [record.loss for record in seen.steps] == said[0]
+    assert run(tmp_path, script, "without")[0] == said
+
+
 def test_a_model_that_appears_later_is_found(tmp_path: Path) -> None:
     run(
         tmp_path,
