@@ -28,7 +28,7 @@ def count_tokens_unshifted(batch: Any) -> tuple[Any, Any]:
 
 
 def _count_tokens(batch: Any, first_label: int) -> tuple[Any, Any]:
-    if not isinstance(batch, Mapping) and not hasattr(batch, "keys"):
+    if not hasattr(batch, "keys"):
         return None, None
     ids, mask, labels = batch.get("input_ids"), batch.get("attention_mask"), batch.get("labels")
     tokens = None
@@ -51,14 +51,14 @@ def samples(batch: Any) -> int:
     """Rows of a batch: the length of its first tensor; 0 where it has none."""
     while isinstance(batch, (list, tuple)) and batch:
         batch = batch[0]
-    if hasattr(batch, "keys"):
+    if not getattr(batch, "ndim", 0) and hasattr(batch, "keys"):  # in this order: a tensor is slow to say no
         batch = next((value for value in batch.values() if getattr(value, "ndim", 0)), None)
     return int(batch.shape[0]) if getattr(batch, "ndim", 0) else 0
 
 
 def loss_of(outputs: Any) -> Any:
     """The loss among what a step or a model returned; None where there is none."""
-    if isinstance(outputs, Mapping):
+    if outputs.__class__ is dict or isinstance(outputs, Mapping):
         return outputs.get("loss")
     loss = getattr(outputs, "loss", None)
     return outputs if loss is None and getattr(outputs, "ndim", None) == 0 else loss

@@ -10,7 +10,7 @@ from trainer_hooks.fabric_training import FabricTelemetry, follow
 
 class TelemetryCallback(FabricTelemetry):
     __doc__ = FabricTelemetry.__doc__
-    framework = f"lightning_fabric {lightning_fabric.__version__}"
+    framework = f"lightning_fabric {lightning_fabric.__version__}"  # type: ignore[attr-defined]
 
 
 follow(Fabric)

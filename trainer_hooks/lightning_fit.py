@@ -256,7 +256,7 @@ class FitTelemetry:
             loss = on_host(loss) * trainer.accumulate_grad_batches  # Lightning hands out the normalized one
         count, tokens, trained = self._size(monitor, batch)
         monitor.batch(loss=loss, samples=count, tokens=tokens, trained_tokens=trained)
-        if isinstance(outputs, Mapping) and "aux_loss" in outputs:
+        if outputs.__class__ is dict and "aux_loss" in outputs:
             monitor.log(aux_loss=outputs["aux_loss"])
             if not self._mixed:  # what the loss is made of is not known: it has no perplexity
                 self._mixed = True

@@ -46,7 +46,7 @@ class LightningCost(NamedTuple):
 def lightning_cost(directory: Path, rounds: int = 100) -> LightningCost:
     """Run the fit, which records below `directory`."""
     telemetry = TelemetryCallback(run="lightning")
-    turns = _Turns([[], [_empty()], [telemetry]], rounds)
+    turns = _Turns([[], [empty_callback()], [telemetry]], rounds)
     data = TensorDataset(torch.randn(BATCH * 500, 64))
     chosen = os.environ.get("TRAINVITALS_DIR")
     os.environ["TRAINVITALS_DIR"] = str(directory)
@@ -98,7 +98,7 @@ class Regression(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-3)
 
 
-def _empty() -> pl.Callback:
+def empty_callback() -> pl.Callback:
     """A callback with the hooks that ours overrides, and nothing in them."""
 
     def nothing(*arguments: Any, **keywords: Any) -> None:

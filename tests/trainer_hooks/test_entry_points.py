@@ -51,13 +51,8 @@ torch.manual_seed(0), numpy.random.seed(0), random.seed(0)
 loader = torch.utils.data.DataLoader(torch.randn(20, 3), batch_size=4, shuffle=True)
 plain = torch.utils.data.DataLoader(torch.randn(8, 3), batch_size=4)
 model = Model()
-trainer = pl.Trainer(
-    accelerator="cpu",
-    max_epochs=2,
-    logger=False,
-    default_root_dir=folder,
-    callbacks=[pl.callbacks.TQDMProgressBar()],
-)
+bar = pl.callbacks.TQDMProgressBar()
+trainer = pl.Trainer(accelerator="cpu", max_epochs=2, logger=False, default_root_dir=folder, callbacks=[bar])
 trainer.test(model, plain)
 trainer.predict(model, plain)
 before = "trainer_hooks.monitor" in sys.modules and sys.modules["trainer_hooks.monitor"].current()
@@ -91,7 +86,7 @@ _TIMES = re.compile(r"\d+:\d\d(<[\d:?]+)?|[\d.?]+\s*(it/s|s/it)|/\S*/(?=checkpoi
 
 class Ended(NamedTuple):
     code: int
-    output: str
+    output: list[str]  # lines, without the times in them and the blanks with which a bar overwrites itself
     said: dict[str, Any]
     modules: list[str]
 
@@ -140,8 +135,8 @@ def run(namespaces: tuple[str, str], installation: Path, tmp_path: Path, name: s
     )
     assert answer.exists(), done.stderr[-4000:]
     said, modules = json.loads(answer.read_text())
-    output = (done.stdout + done.stderr).replace(str(folder), "")
-    return Ended(done.returncode, _TIMES.sub("", output), said, modules)
+    output = _TIMES.sub("", (done.stdout + done.stderr).replace(str(folder), ""))
+    return Ended(done.returncode, [" ".join(line.split()) for line in output.splitlines()], said, modules)
 
 
 @pytest.mark.parametrize("install", [described, pytest.param(installed, marks=pytest.mark.long)])
