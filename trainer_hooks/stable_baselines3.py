@@ -45,7 +45,7 @@ def _harmless(hook: Callable[..., None]) -> Callable[..., None]:
     return harmless
 
 
-class TelemetryCallback(BaseCallback):  # type: ignore[misc]
+class TelemetryCallback(BaseCallback):
     """Records the vital signs of `learn`.
 
     Args:
@@ -99,7 +99,7 @@ class TelemetryCallback(BaseCallback):  # type: ignore[misc]
         self._names = Names()
         self._collected = 0
         _learning[self.model] = self
-        self._undo.append(functools.partial(_learning.pop, self.model, None))
+        self._undo.append(functools.partial(_forget, self.model))
         optimizer = _leading_optimizer(self.model)
         if optimizer is not None:
             self._undo.append(optimizer.register_step_post_hook(self._stepped).remove)
@@ -191,7 +191,7 @@ class TelemetryCallback(BaseCallback):  # type: ignore[misc]
         monitor.log(**others)
 
 
-class _Logged(KVWriter):  # type: ignore[misc]
+class _Logged(KVWriter):
     """One more output of SB3's logger."""
 
     def __init__(self, callback: TelemetryCallback) -> None:
@@ -207,6 +207,10 @@ class _Logged(KVWriter):  # type: ignore[misc]
 
     def close(self) -> None:
         """Nothing is to be closed: the recording ends with the training."""
+
+
+def _forget(model: BaseAlgorithm) -> None:
+    _learning.pop(model, None)
 
 
 def install() -> None:

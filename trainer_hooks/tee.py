@@ -202,19 +202,19 @@ class Tee:
             else:
                 others[ours] = number
         monitor.log(**others)
-        if monitor is self._own:
-            self._move_on(numbers)
+        if "step" not in monitor.measured:
+            self._move_on(monitor, numbers)
             self._step = _greater(self._step, _whole(step))
             monitor.told(step=self._step if self._under_way else None, **told)
 
-    def _move_on(self, numbers: Logged) -> None:
+    def _move_on(self, monitor: Monitor, numbers: Logged) -> None:
         """The second time a name is logged, the script is past its initialisation."""
         if not self._under_way:
             names = {name for name, _ in numbers}
             self._under_way = not names.isdisjoint(self._seen)
             self._seen |= names
-            if self._under_way and self._own is not None:
-                self._own.enter(OTHER)
+            if self._under_way:
+                monitor.enter(OTHER)
 
 
 def _number(value: Any) -> Number | None:

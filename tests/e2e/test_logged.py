@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 from exporters import catalog
 from tests.trainer_hooks.processes import ROOT, environment, wait_until
@@ -52,7 +52,7 @@ def trained(folder: Path, *before: str, **variables: str) -> Trained:
         timeout=240,
         check=True,
     )
-    events = EventAccumulator(str(folder / "events"))
+    events = event_accumulator.EventAccumulator(str(folder / "events"))
     events.Reload()
     names = events.Tags()["scalars"]
     logged = {name: [(each.step, each.value) for each in events.Scalars(name)] for name in names}

@@ -61,7 +61,7 @@ class Corridor(gymnasium.Env[Any, Any]):
         return self._observation(), (1.0 if success else -0.1), over, False, {"is_success": success}
 
 
-class Kept(sb3_logger.KVWriter):  # type: ignore[misc]
+class Kept(sb3_logger.KVWriter):
     """What SB3 logs, as its own outputs get it."""
 
     def __init__(self) -> None:
@@ -181,7 +181,7 @@ def test_evaluations_and_checkpoints_are_seen(recordings: Path, tmp_path: Path) 
     assert PPO.load(files[-1]).num_timesteps == 128
 
 
-class Stops(BaseCallback):  # type: ignore[misc]
+class Stops(BaseCallback):
     def _on_step(self) -> bool:
         return bool(self.num_timesteps < 70)
 

@@ -14,7 +14,7 @@ import pytest
 import tensorboardX
 import torch
 from mlflow.tracking import MlflowClient
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.trainer_hooks.processes import ended
@@ -54,9 +54,9 @@ each_writer = pytest.mark.parametrize("writer_of", WRITERS, ids=["torch", "tenso
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[Any]:
-    writer = SummaryWriter(str(tmp_path / "events"))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(tmp_path / "events"))
     yield writer
-    writer.close()  # type: ignore[no-untyped-call]
+    writer.close()
 
 
 def closed(recordings: Path) -> Recorded:
@@ -91,7 +91,8 @@ def test_the_first_logged_number_opens_a_recording(
     seen = closed(recordings)
     live = seen.live
     assert seen.static.run.startswith("teed-")
-    assert (live.loss, live.learning_rates[0], live.gradient_norm) == (1.0, pytest.approx(0.3), 2.5)
+    assert (live.loss, live.gradient_norm) == (1.0, 2.5)
+    assert live.learning_rates[0] == pytest.approx(0.3)
     assert (live.validation_loss, live.validation_loss_best, live.validation_accuracy) == (0.75, 0.75, 0.5)
     assert (live.step, live.epoch) == (30, 2.0)
     assert scalars(seen) == {"success_rate": 0.75, "Loss/extra": 3.0}
@@ -236,7 +237,7 @@ def test_what_is_logged_after_the_end_of_a_training_opens_no_other_recording(
 
 
 def test_threads_may_log_while_the_tee_alone_records(recordings: Path, tmp_path: Path) -> None:
-    writers = [SummaryWriter(str(tmp_path / str(each))) for each in range(4)]  # type: ignore[no-untyped-call]
+    writers = [SummaryWriter(str(tmp_path / str(each))) for each in range(4)]
 
     def log(writer: Any, thread: int) -> None:
         for step in range(200):
@@ -247,7 +248,7 @@ def test_threads_may_log_while_the_tee_alone_records(recordings: Path, tmp_path:
         thread.start()
     for thread in threads:
         thread.join()
-    writers[0].add_scalar("last", 1.0)  # type: ignore[no-untyped-call]
+    writers[0].add_scalar("last", 1.0)
     seen = closed(recordings)
     assert scalars(seen) == {**{f"thread-{each}": 199.0 for each in range(4)}, "last": 1.0}
     assert seen.live.step == 199
@@ -370,7 +371,7 @@ def test_the_event_files_are_the_same_with_and_without(
             writer.add_scalar("loss", torch.tensor(1.0 / (1 + step)), step)
             writer.add_scalar("accuracy", np.float64(step), step, 100.0 + step)
         writer.close()
-        events = EventAccumulator(str(folder))
+        events = event_accumulator.EventAccumulator(str(folder))
         events.Reload()
         names = sorted(events.Tags()["scalars"])
         return [(name, [(each.step, each.value) for each in events.Scalars(name)]) for name in names]
@@ -444,7 +445,8 @@ def test_what_wandb_logs_is_recorded(recordings: Path, tmp_path: Path, mode: str
     assert said == ended(WANDB, tmp_path, mode, "never", **environment)[0]
     seen = only(recordings)
     assert (seen.live.hook_errors, seen.live.hook_dropped, seen.live.outcome) == (0, 0, FINISHED)
-    assert (seen.live.loss, seen.live.learning_rates[0], seen.live.step) == (pytest.approx(1 / 3), 0.5, 30)
+    assert (seen.live.learning_rates[0], seen.live.step) == (0.5, 30)
+    assert seen.live.loss == pytest.approx(1 / 3)
     assert seen.live.validation_loss == 0.25
     assert scalars(seen) == {}
     assert b"she" not in every_byte(recordings)

@@ -5,10 +5,10 @@ import torch  # noqa: E402
 from torch.utils.tensorboard import SummaryWriter  # noqa: E402
 
 weight = torch.ones(1, requires_grad=True)
-with SummaryWriter("runs") as writer:  # type: ignore[no-untyped-call]
+with SummaryWriter("runs") as writer:
     for step in range(8):
         loss = (weight * 2 - 1).square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         weight.data -= 0.1 * weight.grad if weight.grad is not None else 0
         weight.grad = None
-        writer.add_scalar("success_rate", 1 - loss.item(), step)  # type: ignore[no-untyped-call]
+        writer.add_scalar("success_rate", 1 - loss.item(), step)
