@@ -20,7 +20,7 @@ import transformers
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import integration_utils
 
-from trainer_hooks import names
+from trainer_hooks import names, readback
 from trainer_hooks.batches import TokenCounter, on_host
 from trainer_hooks.monitor import BACKWARD, DATA, FORWARD, OPTIMIZER, OTHER, Monitor
 from trainer_hooks.torch_calls import Call
@@ -136,6 +136,8 @@ class _Training:
         self._loss = loss
         self._restore: list[Callable[[], None]] = []
         self._scaler: Any = None
+        self._overflowed = False
+        self._overflows: list[readback.Pending] = []
         self._gradient_norm: Any = None
         self._evaluation: Evaluation | None = None
 
@@ -148,6 +150,9 @@ class _Training:
         monitor.expect(steps=state.max_steps, epochs=_epochs(trainer, loader))
         accelerator = trainer.accelerator
         self._scaler = accelerator.scaler
+        if self._scaler is not None:
+            optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+            self._restore.append(optimizer.register_step_post_hook(self._optimizer_stepped).remove)
         self._wrap(trainer, "get_batch_samples", self._get_batch_samples)
         self._wrap(trainer, "compute_loss", self._compute_loss)
         self._wrap(trainer, "evaluate", self._evaluate)
@@ -276,14 +281,37 @@ class _Training:
         """One optimizer step is done, or was left out; Trainer's count goes on in both cases."""
         monitor = self.monitor
         norm, self._gradient_norm = self._gradient_norm, None
-        if self._scaler is not None:
-            monitor.log(loss_scale=getattr(self._scaler, "_scale", None))
-        if self._scaler is not None and self._trainer.accelerator.optimizer_step_was_skipped:
+        if self._scaler is not None and self._was_skipped():
             monitor.skip_step()  # and nobody used its gradients
         else:
             monitor.log(gradient_norm=norm, epoch=state.epoch)
             monitor.end_step(state.global_step)
         monitor.enter(OTHER)
+
+    def _optimizer_stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.monitor.guard(self._note_overflow, optimizer)
+
+    def _note_overflow(self, optimizer: Any) -> None:
+        found = getattr(optimizer, "found_inf", None)
+        number = None if found is None else readback.read(found)
+        if isinstance(number, readback.Pending):
+            self._overflows.append(number)
+        else:
+            self._overflowed = bool(number)
+
+    def _was_skipped(self) -> bool:
+        """Whether the loss scaler left out the step.
+
+        A fused optimizer is called in any case, and finds itself that it must do nothing; Accelerate does not
+        notice. On a device that is known only later: the step counts then, and as skipped as well.
+        """
+        self.monitor.log(loss_scale=getattr(self._scaler, "_scale", None))
+        for pending in [each for each in self._overflows if each.arrived()]:
+            self._overflows.remove(pending)
+            if pending.take():
+                self.monitor.skip_step()
+        overflowed, self._overflowed = self._overflowed, False
+        return overflowed or bool(self._trainer.accelerator.optimizer_step_was_skipped)
 
     def _evaluate(self, original: Any) -> Any:
         monitor = self.monitor
