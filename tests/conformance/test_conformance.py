@@ -14,7 +14,7 @@ from tests.trainer_hooks.processes import ROOT, environment
 from tests.trainer_hooks.recorded import Recorded, recorded
 from trainer_hooks.recording import FINISHED
 
-TRAINERS = ("lightning", "transformers", "trl", "accelerate", "fabric", "plain", "watch")
+TRAINERS = ("lightning", "transformers", "trl", "accelerate", "fabric", "plain", "watch", "unchanged")
 reference = functools.cache(by_hand)
 
 
@@ -29,6 +29,8 @@ TRAINERS["{}"]()
 def train(trainer: str, world_size: int, directory: Path, *, broken: str = "") -> list[Recorded]:
     """The recordings of its ranks, after the trainer has ended well; `broken` is run in its place."""
     python = [sys.executable]
+    if trainer == "unchanged":
+        python = [sys.executable, "-m", "trainer_hooks", "run", *python]
     if world_size > 1:
         python += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
     done = subprocess.run(

@@ -175,6 +175,11 @@ def watch() -> None:
         _train(network, loader, optimizer)
 
 
+def unchanged() -> None:
+    """Without a word of ours, for `run`."""
+    _train(*_plain())
+
+
 def _train(network: Any, loader: Any, optimizer: torch.optim.Optimizer) -> None:
     for _ in range(EPOCHS):
         for batch, ends_step in _windows(loader):
@@ -228,7 +233,8 @@ def _tokenizer() -> Any:
 
 
 TRAINERS: dict[str, Callable[[], None]] = {
-    each.__name__: each for each in (lightning, transformers, trl, accelerate, fabric, plain, watch)
+    each.__name__: each
+    for each in (lightning, transformers, trl, accelerate, fabric, plain, watch, unchanged)
 }
 
 if __name__ == "__main__":
