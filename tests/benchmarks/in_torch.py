@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import traceml_ai
+import traceml_ai  # type: ignore[import-untyped]
 import wandb
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -65,8 +65,9 @@ def tight_loop(folder: Path, blocks: int = 60, steps: int = 500) -> list[Cost]:
     costs = []
     for name, delay in ((TIGHT, longest), (SCALAR_TIGHT, None)):
         differences = [mine - empty for mine, empty in zip(taken[name], taken[NOTHING], strict=True)]
-        quartiles = statistics.quantiles(differences, n=4, method="inclusive")
-        costs.append(Cost(name, NOTHING, statistics.median(taken[NOTHING]), *quartiles, blocks, delay))
+        lower, median, upper = statistics.quantiles(differences, n=4, method="inclusive")
+        empty_us = statistics.median(taken[NOTHING])
+        costs.append(Cost(name, NOTHING, empty_us, lower, median, upper, blocks, delay))
     return costs
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 import transformers
 from torch.utils.data import IterableDataset
-from traceml_ai.instrumentation.patches.dataloader_patch import dataloader_timing_scope
-from traceml_ai.integrations import huggingface as traceml_huggingface
-from transformers.integrations import TensorBoardCallback
+from traceml_ai.instrumentation.patches.dataloader_patch import (  # type: ignore[import-untyped]
+    dataloader_timing_scope,
+)
+from traceml_ai.integrations import huggingface as traceml_huggingface  # type: ignore[import-untyped]
+from transformers.integrations import integration_utils
 
 from tests.benchmarks import measuring, traceml
 from tests.benchmarks.measuring import Cost, Turns
@@ -117,7 +119,7 @@ class Fit:
         return turns
 
 
-def _empty(hooks: list[str]) -> transformers.TrainerCallback:
+def _empty(hooks: list[str]) -> Any:
     """A callback that overrides these hooks and does nothing in them."""
 
     def nothing(self: Any, *arguments: Any, **keywords: Any) -> None:
@@ -144,7 +146,7 @@ def ours(folder: Path, rounds: int) -> list[Cost]:
 def tensorboard(folder: Path, rounds: int) -> list[Cost]:
     """Above a trainer that makes its logs as often, for nobody. By default they are made every 500 steps."""
     fit = Fit(folder, logging_steps=1)
-    callback = TensorBoardCallback()
+    callback: Any = integration_utils.TensorBoardCallback()  # type: ignore[no-untyped-call]
     turns = fit.take_turns(
         {NOTHING: contextlib.nullcontext, TENSORBOARD: lambda: fit.with_callback(callback)}, rounds
     )

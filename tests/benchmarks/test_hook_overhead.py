@@ -5,6 +5,7 @@ Where torch is in the loop it is processor time that is compared, which a busy m
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -52,8 +53,10 @@ def test_the_hook_is_a_small_part_of_a_step_and_of_what_traceml_takes(tmp_path: 
 
 
 def test_watch_and_run_record_each_step_of_their_turns_and_leave_torch_as_it_was(tmp_path: Path) -> None:
+    import torch
+
     training = in_torch.Training()
-    backward = in_torch.torch.autograd.backward
+    backward = torch.autograd.backward
     for name, way in (("watch", in_torch.watched), ("run", in_torch.instrumented)):
         folder = tmp_path / name
         with way(training, folder) as step:
@@ -62,7 +65,7 @@ def test_watch_and_run_record_each_step_of_their_turns_and_leave_torch_as_it_was
         step()
         live = only(folder).live
         assert (live.steps, live.batches, live.hook_errors) == (3, 3, 0)
-        assert in_torch.torch.autograd.backward is backward
+        assert torch.autograd.backward is backward
 
 
 def test_a_cost_is_the_difference_of_blocks_of_one_round_made_there_and_back(
@@ -72,11 +75,11 @@ def test_a_cost_is_the_difference_of_blocks_of_one_round_made_there_and_back(
     monkeypatch.setattr(measuring, "clock", lambda: now)
     order = []
 
-    def way(name: str, step_us: int) -> measuring.contextlib.AbstractContextManager[tuple[str, int]]:
+    def way(name: str, step_us: int) -> contextlib.AbstractContextManager[tuple[str, int]]:
         nonlocal now
         order.append(name)
         now += 10**9  # what opening takes is no step
-        return measuring.contextlib.nullcontext((name, step_us))
+        return contextlib.nullcontext((name, step_us))
 
     turns = Turns(
         {"nothing": lambda: way("nothing", 100), "hook": lambda: way("hook", 130)}, rounds=4, steps=3
