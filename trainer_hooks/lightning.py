@@ -7,7 +7,6 @@ Lightning's `on_train_batch_end` is one micro-batch; an optimizer step is a chan
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from math import ceil
 from typing import Any
@@ -27,9 +26,8 @@ from trainer_hooks.monitor import (
     OPTIMIZER,
     OTHER,
     Monitor,
+    warn,
 )
-
-logger = logging.getLogger("trainvitals")
 
 # What modules usually call these when they log them.
 LOGGED_NAMES = {
@@ -111,7 +109,7 @@ class TelemetryCallback(pl.Callback):
                 self._close(self.monitor)
             self._open(trainer, pl_module)
         except Exception as error:
-            logger.warning("telemetry is off for this fit: %s: %s", type(error).__name__, error)
+            warn("telemetry is off for this fit: %s: %s", type(error).__name__, error)
 
     def _open(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         monitor = Monitor(
@@ -272,7 +270,12 @@ class TelemetryCallback(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
             assert self.monitor is not None
-            self.monitor.finish(_reason(trainer))
+            reason = "unknown"
+            try:
+                reason = _reason(trainer)
+            except Exception as error:  # of a stranger's callback: the fit has ended all the same
+                self.monitor.fault(error)
+            self.monitor.finish(reason)
             self._close(self.monitor)
 
     def _close(self, monitor: Monitor) -> None:

@@ -23,6 +23,7 @@ the next call in training mode, backward pass, step, or wait for another iterato
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from threading import get_ident
@@ -105,7 +106,7 @@ class TorchLoop:
         monitor._close = functools.partial(self._monitor_closes, monitor._close)  # type: ignore[method-assign]
 
     def _monitor_closes(self, close: Callable[..., None], *arguments: Any, **keywords: Any) -> None:
-        self.close()
+        self.monitor.guard(self.close)
         close(*arguments, **keywords)
 
     def here(self) -> bool:
@@ -157,7 +158,9 @@ class TorchLoop:
         if module is not self._active:
             return
         try:
-            if output is not None:
+            if output is None:
+                self.monitor.passes(sys.exc_info()[1])
+            else:
                 self._read(module, self._active_root, args, kwargs, output)
         finally:
             self._release()
@@ -223,6 +226,7 @@ class TorchLoop:
         optimizer, self.stepped_in_backward = self.stepped_in_backward, None
         self._step_counted = False
         if not completed:
+            self.monitor.passes(sys.exc_info()[1])
             self._window.drop_last()
         elif optimizer is not None:
             self._leader = weakref.ref(optimizer)
@@ -317,8 +321,17 @@ class TorchLoop:
         """The norm of the gradients before the optimizer step to come, a number or a tensor."""
         self._gradient_norm = norm.detach() if hasattr(norm, "detach") else norm
 
-    def scaler_begins(self) -> int:
-        """A loss scaler's step begins, which looks at the gradients first; how many steps began so far."""
+    def scaler_begins(self, optimizer: Any) -> int | None:
+        """A loss scaler's step begins, which looks at the gradients first; how many steps began so far.
+
+        None where a step of this optimizer would not be told.
+        """
+        try:
+            if not self.hooks.sees(optimizer):
+                return None
+        except Exception as error:  # of a stranger's optimizer
+            self.monitor.fault(error)
+            return None
         if self._evaluation is None:
             self._enter(OPTIMIZER)
         return self.steps_begun
