@@ -8,7 +8,6 @@ tells; losses are those given to `accelerator.backward`, before it divides them.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ import accelerate
 from accelerate import tracking
 from accelerate.tracking import GeneralTracker
 
-from trainer_hooks.monitor import Monitor
+from trainer_hooks.monitor import Monitor, warn
 from trainer_hooks.names import Names
 from trainer_hooks.torch_loop import TorchLoop
 from trainer_hooks.torch_process import watch
-
-logger = logging.getLogger("trainvitals")
 
 
 class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
@@ -111,7 +108,7 @@ class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
                 self.monitor = monitor
                 monitor.guard(self._follow, accelerator, monitor)
         except Exception as error:
-            logger.warning("telemetry is off for this training: %s", type(error).__name__)
+            warn("telemetry is off for this training: %s", type(error).__name__)
 
     def _follow(self, accelerator: Any, monitor: Monitor) -> None:
         loop = watch(monitor)
@@ -225,7 +222,7 @@ def _on_every_rank(original: Callable[..., None]) -> Callable[..., None]:
         try:
             _begin(accelerator, *args, **kwargs)
         except Exception as error:
-            logger.warning("telemetry is off for this training: %s", type(error).__name__)
+            warn("telemetry is off for this training: %s", type(error).__name__)
 
     return init_trackers
 

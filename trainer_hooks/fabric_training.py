@@ -9,7 +9,6 @@ not needed, and not recorded.
 from __future__ import annotations
 
 import functools
-import logging
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -17,11 +16,9 @@ from typing import Any
 import torch
 
 from trainer_hooks.entry_points import yields
-from trainer_hooks.monitor import Monitor, current
+from trainer_hooks.monitor import Monitor, current, warn
 from trainer_hooks.torch_loop import TorchLoop
 from trainer_hooks.torch_process import watch
-
-logger = logging.getLogger("trainvitals")
 
 _recording: FabricTelemetry | None = None  # whose recording was opened last
 
@@ -141,7 +138,7 @@ def _telling(original: Callable[..., Any]) -> Callable[..., Any]:
                 if isinstance(each, FabricTelemetry):
                     each.set_up(fabric, result)
         except Exception as error:
-            logger.warning("telemetry is off for this training: %s", type(error).__name__)
+            warn("telemetry is off for this training: %s", type(error).__name__)
         return result
 
     return setup

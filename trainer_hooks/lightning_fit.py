@@ -8,7 +8,6 @@ which counts those that the loss scaler left out too: they are recorded as skipp
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping
 from math import ceil
 from threading import get_ident
@@ -32,14 +31,13 @@ from trainer_hooks.monitor import (
     OTHER,
     Monitor,
     current,
+    warn,
 )
 from trainer_hooks.readback import Pending
 from trainer_hooks.recording import SLOT
 from trainer_hooks.torch_calls import Call
 from trainer_hooks.torch_process import Functions
 from trainer_hooks.torch_window import Evaluation
-
-logger = logging.getLogger("trainvitals")
 
 known = functools.lru_cache(maxsize=1024)(names.known)
 
@@ -125,7 +123,7 @@ class FitTelemetry:
             if not (self.automatic and self._is_one_too_many(trainer)):
                 self._open(trainer, pl_module)
         except Exception as error:
-            logger.warning("telemetry is off for this fit: %s: %s", type(error).__name__, error)
+            warn("telemetry is off for this fit: %s: %s", type(error).__name__, error)
 
     def _is_one_too_many(self, trainer: Any) -> bool:
         others = [each for each in trainer.callbacks if isinstance(each, FitTelemetry)]
@@ -359,7 +357,12 @@ class FitTelemetry:
         """The fit is over."""
         if stage == "fit":
             assert self.monitor is not None
-            self.monitor.finish(_reason(trainer))
+            reason = "unknown"
+            try:
+                reason = _reason(trainer)
+            except Exception as error:  # of a stranger's callback: the fit has ended all the same
+                self.monitor.fault(error)
+            self.monitor.finish(reason)
             self._close(self.monitor)
 
     def _close(self, monitor: Monitor) -> None:

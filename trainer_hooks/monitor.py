@@ -48,6 +48,8 @@ _NEVER = 1 << 63
 
 Number = Any  # a Python or numpy number, or a tensor of one element on any device
 
+_COUNTED = "_trainvitals_counted"  # marks an exception, which may pass more than once
+
 _F = TypeVar("_F", bound=Callable[..., None])
 _T = TypeVar("_T")
 
@@ -57,6 +59,14 @@ _current: Monitor | None = None
 def current() -> Monitor | None:
     """The Monitor that records in this process, the newest where there are several; None where none does."""
     return _current if _current is not None and _current.recording else None
+
+
+def warn(text: str, *arguments: object) -> None:
+    """Log a line, whatever the filters and handlers that a trainer has laid on our logger."""
+    try:
+        logger.warning(text, *arguments)
+    except Exception:  # a stranger's filter
+        return
 
 
 def _never() -> bool:
@@ -138,7 +148,9 @@ class Monitor:
             self._open(who, directory, facts, start_ns, began)
             _current = self
         except Exception as error:
-            logger.warning("telemetry is off for this run: %s", error)
+            with contextlib.suppress(Exception):
+                self._abandon()
+            warn("telemetry is off for this run: %s", error)
             return
         self._hook_ns += monotonic_ns() - began
 
@@ -158,8 +170,6 @@ class Monitor:
         if taken_over is None:
             folder = directory.choose_directory() if where is None else Path(where)
             recorder = recording.Recorder(folder, recording.this_process(*who, info=info, start_ns=start_ns))
-            with contextlib.suppress(OSError):  # the other ranks prune at the same moment
-                directory.prune(folder)
         else:
             recorder = taken_over
         static = recorder.static
@@ -200,6 +210,7 @@ class Monitor:
         atexit.register(self._at_exit)
         if taken_over is None:
             self.event("start", pid=static.pid, attempt=recorder.attempt)
+            self.guard(_prune, folder)
         else:
             self.describe(**info)
         self.guard(self._look_at_devices, now)
@@ -221,6 +232,15 @@ class Monitor:
             return recorder
         recorder.discard()
         return None
+
+    def _abandon(self) -> None:
+        """A recording that could not be begun must not pass for that of a killed training."""
+        self.recording = False
+        if self._recorder is not None:
+            self._recorder.on_disarm = None
+            self._recorder.discard()
+            self._recorder = None
+        atexit.unregister(self._at_exit)
 
     @property
     def run(self) -> str | None:
@@ -390,6 +410,7 @@ class Monitor:
             self.fault(error)
         self._hook_ns = spent_ns + monotonic_ns() - now
 
+    @_guarded
     def skip_step(self) -> None:
         """An optimizer step was left out, by the loss scaler for example."""
         self._count("steps_skipped")
@@ -670,11 +691,18 @@ class Monitor:
             self.event("info", **facts)
 
     @_guarded
+    def passes(self, error: BaseException | None) -> None:
+        """An exception passes. Lack of memory is counted, once, though the trainer may catch it and go on."""
+        if _is_out_of_memory(error) and not hasattr(error, _COUNTED):
+            setattr(error, _COUNTED, True)
+            self._count("ooms")
+            self.event("oom", type=type(error).__name__)
+
+    @_guarded
     def exception(self, error: BaseException) -> None:
         """Record the type and place of an exception, never its message unless the run asked for it."""
         kind = type(error).__name__
-        if kind in ("OutOfMemoryError", "MemoryError"):
-            self._count("ooms")
+        self.passes(error)
         message = {"message": str(error)[:512]} if self._record_messages else {}
         self.event("exception", type=kind, place=_place(error.__traceback__), **message)
 
@@ -697,20 +725,27 @@ class Monitor:
     @_guarded
     def _close(self, outcome: int, kind: str, **fields: object) -> None:
         assert self._recorder is not None
+        self._recorder.disarm_elsewhere()
+        if not self.recording:
+            return
         callbacks, self._when_closing = self._when_closing, []
         for callback in callbacks:
             self.guard(callback)
-        self.enter(self._phase)  # bring the totals up to the end
-        self._arrivals.drain(everything=True)
-        if self._timeline is not None:
-            self.guard(self._last_look, self._timeline)
-        self._unsigned[_HOOK_NS] = self._hook_ns
-        self.event(kind, **fields)
-        self.recording = False
         try:
-            self._recorder.close(outcome, monotonic_ns())
+            self.enter(self._phase)  # bring the totals up to the end
+            self._arrivals.drain(everything=True)
+            if self._timeline is not None:
+                self.guard(self._last_look, self._timeline)
+            self._unsigned[_HOOK_NS] = self._hook_ns
+            self.event(kind, **fields)
+        except Exception as error:  # whatever is lost: a training that ended was not killed
+            self.fault(error)
         finally:
-            self._stop()
+            self.recording = False
+            try:
+                self._recorder.close(outcome, monotonic_ns())
+            finally:
+                self._stop()
 
     def _last_look(self, timeline: device.Timeline) -> None:
         try:
@@ -720,7 +755,10 @@ class Monitor:
             timeline.abandon()
 
     def _stop(self) -> None:
+        global _current
         self.recording = False
+        if _current is self:
+            _current = None
         if self._recorder is not None:
             self._unsigned, self._doubles = self._recorder.unsigned, self._recorder.doubles
         atexit.unregister(self._at_exit)
@@ -887,14 +925,14 @@ class Monitor:
 
         Never its message: that of a conversion, for example, quotes the value.
         """
-        self._count("hook_errors")
-        if not self._fault_logged:
-            self._fault_logged = True
-            logger.warning(
-                "a fault in the telemetry, counted from now on: %s at %s",
-                type(error).__name__,
-                _place(error.__traceback__) or "an unknown place",
-            )
+        try:
+            self._count("hook_errors")
+            if not self._fault_logged:
+                self._fault_logged = True
+                place = _place(error.__traceback__) or "an unknown place"
+                warn("a fault in the telemetry, counted from now on: %s at %s", type(error).__name__, place)
+        except Exception:  # nothing is left to tell it to
+            return
 
 
 class _PhaseContext:
@@ -924,10 +962,17 @@ class _StepContext:
     def __enter__(self) -> None:
         self._monitor.enter(COMPUTE)
 
-    def __exit__(self, kind: object, error: object, place: object) -> None:
-        if kind is None:
+    def __exit__(self, kind: object, error: BaseException | None, place: object) -> None:
+        if error is None:
             self._monitor.end_step()
+        else:
+            self._monitor.passes(error)
         self._monitor.enter(OTHER)
+
+
+def _prune(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # the other ranks prune at the same moment
+        directory.prune(folder)
 
 
 def _heed_compilation() -> None:
@@ -935,6 +980,13 @@ def _heed_compilation() -> None:
     global _is_compiling
     compiler = getattr(sys.modules.get("torch"), "compiler", None)
     _is_compiling = getattr(compiler, "is_dynamo_compiling", _is_compiling)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Of Python, numpy or a device by its type; of torch on the host by its words alone."""
+    return any(kind.__name__ in ("MemoryError", "OutOfMemoryError") for kind in type(error).__mro__) or (
+        type(error) is RuntimeError and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
 
 
 def _printable(info: Mapping[str, str]) -> dict[str, str]:

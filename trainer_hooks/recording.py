@@ -410,16 +410,16 @@ class Recorder:
                 0o640,
             )
             os.fchmod(self._events_fd, 0o640)
+            self.armed = True
+            _disarm_in_forked_children(self)
         except BaseException:
             if self.path is not None:  # without its lock it would pass for a killed run
                 self.path.unlink(missing_ok=True)
             self._release()
             raise
         finally:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):
                 temporary.unlink()
-        self.armed = True
-        _disarm_in_forked_children(self)
 
     def _create(self, temporary: Path) -> None:
         size = self._ring_end
@@ -478,6 +478,7 @@ class Recorder:
         Raises OSError when the file system refuses, ValueError or TypeError for what JSON cannot hold.
         """
         data = json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        self.disarm_elsewhere()
         if self._events_fd < 0 or self._events_bytes + len(data) > MAX_EVENTS_BYTES:
             return False
         if os.write(self._events_fd, data) < len(data):
@@ -488,6 +489,7 @@ class Recorder:
 
     def close(self, outcome: int, end_ns: int) -> None:
         """Set the outcome, then let go of the lock."""
+        self.disarm_elsewhere()
         if not self.armed:
             return
         self.unsigned[SLOT["end_ns"]] = end_ns
@@ -510,6 +512,11 @@ class Recorder:
         self._release()
         if was_armed and self.on_disarm is not None:
             self.on_disarm()
+
+    def disarm_elsewhere(self) -> None:
+        """Disarm in a process that C code forked: no handler of Python's ran there."""
+        if self.armed and os.getpid() != self.static.pid:
+            self.disarm()
 
     def _release(self) -> None:
         self.armed = False
@@ -782,8 +789,8 @@ def _described(described: Any, known: Sequence[_Slot], needed: Sequence[str]) ->
 def _by_name(
     slots: Sequence[_Slot], values: Sequence[float], names: Sequence[str], unknown: float | None
 ) -> dict[str, Any]:
-    """The values by slot name, tuples where a slot is many; a NaN becomes `unknown`."""
-    cleaned = [unknown if value != value else value for value in values]
+    """The values by slot name, tuples where a slot is many; what is not finite becomes `unknown`."""
+    cleaned = [value if -math.inf < value < math.inf else unknown for value in values]
     named: dict[str, Any] = {}
     position = 0
     for slot in slots:

@@ -9,7 +9,6 @@ What SB3 logs is recorded as it logs it; there is no perplexity.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from collections.abc import Callable, Mapping
 from time import monotonic_ns
@@ -24,10 +23,8 @@ from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from trainer_hooks.monitor import COMPUTE, DATA, OTHER, Monitor, Number, current
+from trainer_hooks.monitor import COMPUTE, DATA, OTHER, Monitor, Number, current, warn
 from trainer_hooks.names import Names
-
-logger = logging.getLogger("trainvitals")
 
 _TOLD_AT_MOST_EVERY_NS = 100_000_000
 
@@ -92,7 +89,7 @@ class TelemetryCallback(BaseCallback):
                 self.monitor = monitor
                 monitor.guard(self._begin, monitor)
         except Exception as error:
-            logger.warning("telemetry is off for this training: %s", type(error).__name__)
+            warn("telemetry is off for this training: %s", type(error).__name__)
 
     def _begin(self, monitor: Monitor) -> None:
         monitor.measured |= {"validation_loss"}
@@ -224,7 +221,7 @@ def _with_ours(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             callback = _joined(callback)
         except Exception as error:
-            logger.warning("telemetry is off for this training: %s", type(error).__name__)
+            warn("telemetry is off for this training: %s", type(error).__name__)
         return original(model, callback, *args, **kwargs)
 
     return _init_callback

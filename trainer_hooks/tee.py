@@ -15,7 +15,6 @@ import contextlib
 import functools
 import importlib.abc
 import importlib.machinery
-import logging
 import sys
 import types
 from _thread import allocate_lock
@@ -28,10 +27,8 @@ from typing import Any, NamedTuple
 
 from trainer_hooks import monitor as monitors
 from trainer_hooks import readback
-from trainer_hooks.monitor import OTHER, Monitor, Number, current
+from trainer_hooks.monitor import OTHER, Monitor, Number, current, warn
 from trainer_hooks.names import Names
-
-logger = logging.getLogger("trainvitals")
 
 _MOST_HANDED = 256  # from other threads
 _DEEPEST = 4  # of W&B's dictionaries within dictionaries
@@ -84,7 +81,7 @@ def install_into(module: types.ModuleType) -> None:
                 setattr(owner, method, replacement)
                 _rebind(owner, original)
     except Exception as error:
-        logger.warning("what %s logs is not recorded: %s", module.__name__, type(error).__name__)
+        warn("what %s logs is not recorded: %s", module.__name__, type(error).__name__)
 
 
 class Tee:
@@ -124,7 +121,7 @@ class Tee:
                 monitor.fault(error)
             elif not self._fault_logged:
                 self._fault_logged = True
-                logger.warning("a fault in the telemetry: %s", type(error).__name__)
+                warn("a fault in the telemetry: %s", type(error).__name__)
 
     def _opened(self) -> Monitor | None:
         """A Monitor of our own, unless one has recorded: what is logged after its end is of no training."""

@@ -22,6 +22,7 @@ the next call in training mode, backward pass, step, or wait for another iterato
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from threading import get_ident
@@ -140,7 +141,9 @@ class TorchLoop:
         if module is not self._active:
             return
         try:
-            if output is not None:
+            if output is None:
+                self.monitor.passes(sys.exc_info()[1])
+            else:
                 self._read(module, self._active_root, args, kwargs, output)
         finally:
             self._release()
@@ -208,6 +211,7 @@ class TorchLoop:
         optimizer, self.stepped_in_backward = self.stepped_in_backward, None
         self._step_counted = False
         if not completed:
+            self.monitor.passes(sys.exc_info()[1])
             self._window.drop_last()
         elif optimizer is not None:
             self._steps.lead(optimizer)
@@ -281,8 +285,17 @@ class TorchLoop:
         """The norm of the gradients before the optimizer step to come, a number or a tensor."""
         self._steps.gradient_norm(norm)
 
-    def scaler_begins(self) -> int:
-        """A loss scaler's step begins, which looks at the gradients first; how many steps began so far."""
+    def scaler_begins(self, optimizer: Any) -> int | None:
+        """A loss scaler's step begins, which looks at the gradients first; how many steps began so far.
+
+        None where a step of this optimizer would not be told.
+        """
+        try:
+            if not self.hooks.sees(optimizer):
+                return None
+        except Exception as error:  # of a stranger's optimizer
+            self.monitor.fault(error)
+            return None
         if self._evaluation is None:
             self._enter(OPTIMIZER)
         return self.steps_begun

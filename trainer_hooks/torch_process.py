@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import os
 import weakref
 from collections.abc import Callable
@@ -22,11 +21,9 @@ from torch.nn.modules.module import _global_forward_pre_hooks, register_module_f
 from torch.nn.utils import clip_grad
 from torch.utils.data import dataloader
 
-from trainer_hooks.monitor import Monitor, current
+from trainer_hooks.monitor import Monitor, current, warn
 from trainer_hooks.torch_hooks import tell_of_compiled
 from trainer_hooks.torch_loop import TorchLoop
-
-logger = logging.getLogger("trainvitals")
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -175,11 +172,9 @@ class Functions:
     def _scaler_step(self, original: Any) -> Any:
         def step(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             loop = self.loop()
-            if loop is None or not loop.hooks.sees(optimizer):
-                return original(scaler, optimizer, *args, **kwargs)
-            begun = loop.scaler_begins()
+            begun = None if loop is None else loop.scaler_begins(optimizer)
             result = original(scaler, optimizer, *args, **kwargs)
-            if loop.steps_begun == begun:
+            if loop is not None and loop.steps_begun == begun:
                 loop.skipped(optimizer)
             return result
 
@@ -201,7 +196,7 @@ class Functions:
             try:
                 self.compiled_in_place(module)
             except Exception as error:
-                logger.warning("telemetry misses a compiled module: %s", type(error).__name__)
+                warn("telemetry misses a compiled module: %s", type(error).__name__)
 
         return compile
 
@@ -257,12 +252,12 @@ class Process:
 
     def _evidence(self) -> None:
         """There is a training: record it, unless somebody else does."""
-        recording = current()
-        if self._open_monitor is None or (recording is not None and not recording.provisional):
-            self._root_hook.arm_for(self._current_loop())
-            return
-        open_monitor, self._open_monitor = self._open_monitor, None
         try:
+            recording = current()
+            if self._open_monitor is None or (recording is not None and not recording.provisional):
+                self._root_hook.arm_for(self._current_loop())
+                return
+            open_monitor, self._open_monitor = self._open_monitor, None
             monitor = open_monitor()
             if monitor is None:
                 self._open_monitor = open_monitor
@@ -272,7 +267,10 @@ class Process:
                 monitor.when_closing(self._root_hook.remove)
                 self._root_hook.arm_for(loop)
         except Exception as error:
-            logger.warning("telemetry is off for this process: %s", type(error).__name__)
+            if self._loop is not None:
+                self._loop.monitor.fault(error)
+            else:
+                warn("telemetry is off for this process: %s", type(error).__name__)
 
     def _optimizer(self, original: Any) -> Any:
         def __init__(optimizer: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
@@ -385,8 +383,11 @@ def _are_parameters(args: tuple[Any, ...]) -> bool:
 
 def _source(iterator: Any) -> Any:
     """What tells one loader's data from another's, and can be held without being kept."""
-    dataset = getattr(iterator, "_dataset", None)
-    return dataset if hasattr(dataset, "__weakref__") else iterator
+    try:
+        dataset = getattr(iterator, "_dataset", None)
+        return dataset if hasattr(dataset, "__weakref__") else iterator
+    except Exception:  # a stranger's __getattr__
+        return iterator
 
 
 def _path_of(save: Any) -> Callable[[tuple[Any, ...], dict[str, Any]], str | None]:
@@ -398,9 +399,10 @@ def _path_of(save: Any) -> Callable[[tuple[Any, ...], dict[str, Any]], str | Non
 
     def path_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
         given = args[1] if len(args) > 1 else kwargs.get(name)
-        if isinstance(given, (str, os.PathLike)):
-            return os.fspath(given)
-        path = getattr(given, "name", None)
+        try:
+            path = os.fspath(given) if isinstance(given, os.PathLike) else getattr(given, "name", given)
+        except Exception:  # whatever it is, the save itself will tell
+            return None
         return path if isinstance(path, str) else None
 
     return path_of

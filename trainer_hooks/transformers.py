@@ -9,7 +9,6 @@ its Accelerator are wrapped.
 from __future__ import annotations
 
 import functools
-import logging
 import sys
 from collections.abc import Callable, Mapping
 from math import ceil
@@ -22,12 +21,10 @@ from transformers.integrations import integration_utils
 
 from trainer_hooks import names, readback
 from trainer_hooks.batches import TokenCounter, on_host
-from trainer_hooks.monitor import BACKWARD, DATA, FORWARD, OPTIMIZER, OTHER, Monitor
+from trainer_hooks.monitor import BACKWARD, DATA, FORWARD, OPTIMIZER, OTHER, Monitor, warn
 from trainer_hooks.torch_calls import Call
 from trainer_hooks.torch_window import Evaluation
 from trainer_hooks.transformers_loss import TrainerLoss, inner_model
-
-logger = logging.getLogger("trainvitals")
 
 _LOOP = "_inner_training_loop"  # of Trainer; may run several times in one train(), each with smaller batches
 _MEASURED = {
@@ -450,7 +447,7 @@ def _begin(trainer: Any) -> Callable[[BaseException | None], None]:
         if not told:
             callbacks.append(callback)
     except Exception as error:
-        logger.warning("telemetry is off for this training: %s", type(error).__name__)
+        warn("telemetry is off for this training: %s", type(error).__name__)
         return _nothing
 
     def end(error: BaseException | None) -> None:
@@ -459,7 +456,7 @@ def _begin(trainer: Any) -> Callable[[BaseException | None], None]:
             if not told:
                 callbacks.remove(callback)
         except Exception as fault:
-            logger.warning("a fault at the end of the telemetry: %s", type(fault).__name__)
+            warn("a fault at the end of the telemetry: %s", type(fault).__name__)
 
     return end
 

@@ -1,0 +1,140 @@
+"""The hook never harms a training: a fault in each of its internal calls in turn, under every adapter.
+
+`faults` compiles the hook with a point in front of every call it makes, and lets each raise, at its first
+call or at all of them. The training then computes, says and leaves behind exactly what it does without the
+hook; the fault is counted in the recording or told in one line of the log; and a training that ended never
+passes for a killed one. So it is with a second fault in whatever deals with the first.
+
+Where each thing that can befall a training is put to the test:
+
+    an exception in any call of the hook        here; `faults.EXEMPT` names what is left out, and why
+    MemoryError, OSError, RecursionError in it  here (long)
+    a value or batch the hook cannot read       test_monitor, test_lightning, test_torch_loop, test_readback
+    a full, read-only or missing directory
+        before the training                     test_recording_faults, test_monitor
+        in the middle of it, mapped or not      test_training_surroundings, test_recording_faults
+    the end: exit statuses, exceptions,
+        signals, lack of memory, a lost rank    test_training_ends; kill -9: test_recording_faults
+    forks, spawns, workers, C-level forks       test_training_processes; their locks: test_recording_faults
+    hostile files beside a recording            test_training_surroundings
+        read as one                             test_recording_refusals, exporters/test_recordings,
+                                                exporters/test_hostile_recordings
+    what stays behind in the process            test_training_traces
+    random state, results with the hook         here; test_lightning, test_torch_loop, test_accelerate
+    waiting for a device, CUDA graphs           test_readback
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.trainer_hooks.processes import ROOT, environment
+
+# What each trainer is the first to pass through; in the long run each is put to the calls of all files.
+CORE = (
+    "arrivals.py",
+    "directory.py",
+    "identity.py",
+    "monitor.py",
+    "readback.py",
+    "recording.py",
+)
+FILES: dict[str, tuple[str, ...]] = {
+    "plain": CORE,
+    "plain_failing": ("monitor.py",),
+    "watch": ("batches.py", "torch_calls.py", "torch_hooks.py", "torch_loop.py", "torch_window.py"),
+    "unchanged": ("torch_process.py",),
+    "accelerate": ("accelerate.py",),
+    "lightning": ("lightning.py",),
+}
+OTHERS = ("plain_without_an_end", "watch_failing", "accelerate_failing", "lightning_failing")
+# A few of those that must be among what was made to fail: else nothing was.
+KNOWN = {
+    "plain": ("Monitor._apply_step", "Recorder.event", "posix.posix_fallocate", "Recorder._create"),
+    "plain_failing": ("Monitor._checkpoint_done", "Monitor.exception"),
+    "watch": ("torch_window.Window.record", "torch_calls.Root.read", "torch_hooks.Hooks.watch_model"),
+    "unchanged": ("torch_process._RootHook._tell", "torch_process.Functions.put"),
+    "accelerate": ("TelemetryTracker._follow", "TelemetryTracker._log"),
+    "lightning": ("TelemetryCallback._open", "TelemetryCallback._log_metrics", "lightning._expected"),
+}
+
+
+def faults_in(trainer: str, mode: str, errors: str, files: Sequence[str] = ()) -> dict[str, Any]:
+    """The `Findings` of these faults; fails where there is one."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.conformance.faults", trainer, mode, errors, *files],
+        cwd=ROOT,
+        env=environment(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"),
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    findings: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{trainer}: {findings['trainings']} trainings, {len(findings['points'])} calls")
+    for kind in ("harmed", "lasting", "silent", "noisy", "unfinished"):
+        assert not findings[kind], f"{kind}:\n" + "\n".join(findings[kind])
+    return findings
+
+
+@pytest.mark.parametrize("trainer", FILES)
+def test_no_fault_of_the_hook_reaches_a_training(trainer: str) -> None:
+    findings = faults_in(trainer, "every", "RuntimeError", FILES[trainer])
+    called = {callee for _, callee in findings["points"] + findings["second"]}
+    for known in KNOWN[trainer]:
+        assert any(callee.endswith(known) for callee in called), f"{known} was not called"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("mode", ["first", "every"])
+@pytest.mark.parametrize("trainer", [*FILES, *OTHERS])
+def test_no_fault_of_any_kind_in_any_file_reaches_a_training(trainer: str, mode: str) -> None:
+    faults_in(trainer, mode, "RuntimeError,MemoryError,OSError,RecursionError")
+
+
+def test_a_hook_that_would_let_a_fault_through_is_found_out() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNGUARDED],
+        cwd=ROOT,
+        env=environment(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    harmed = json.loads(done.stdout.splitlines()[-1])["harmed"]
+    assert len(harmed) == 1
+    assert "Monitor.unguarded" in harmed[0]
+
+
+UNGUARDED = """
+import json
+from dataclasses import asdict
+from tests.conformance import faults
+machine = faults.Faults()
+machine.install()
+from tests.conformance.tiny_trainers import clear, left, training_of
+from trainer_hooks.monitor import Monitor
+
+Monitor.unguarded = lambda self: None
+
+def careless(training, hooked):
+    if hooked:
+        with Monitor(run="careless") as monitor:
+            machine._point(POINT, monitor.unguarded)()
+
+machine.places.append("monitor.py:1 careless")
+POINT = len(machine.places) - 1
+search = faults.Search(machine, training_of(careless), left, clear)
+Monitor.unguarded.__qualname__ = "Monitor.unguarded"
+print(json.dumps(asdict(search.run([RuntimeError], True, ["monitor.py"]))))
+"""

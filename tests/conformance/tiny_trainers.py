@@ -1,0 +1,353 @@
+"""Trainings of a few steps in every trainer, for `faults`: with and without the hook, their result.
+
+A result holds all that a user could tell one from the other by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.modules.module import _global_forward_pre_hooks
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.utils.data import DataLoader, TensorDataset
+
+BATCHES = 3
+
+
+class Result(NamedTuple):
+    """Of a training: everything it computed, said and left behind."""
+
+    ended: str  # the exception that ended it, if one did
+    losses: tuple[float, ...]
+    weights: tuple[bytes, ...]
+    random_state: tuple[bytes, object]
+    output: str
+    warnings: tuple[str, ...]
+    files: tuple[tuple[str, int], ...]
+
+
+class Training(NamedTuple):
+    """What each trainer is given: the same model, data and folder, and a list for its losses."""
+
+    model: torch.nn.Module
+    loader: DataLoader[Any]
+    optimizer: torch.optim.Optimizer
+    folder: Path
+    losses: list[float]
+
+
+class StoppedError(Exception):
+    """Ends a training from within."""
+
+
+def _replaceable() -> list[tuple[Any, str]]:
+    """All that the hook may replace of torch while it follows a training."""
+    return [
+        (torch, "save"),
+        (torch.autograd, "backward"),
+        (torch.amp.grad_scaler.GradScaler, "scale"),
+        (torch.amp.grad_scaler.GradScaler, "step"),
+        (torch.amp.grad_scaler.GradScaler, "update"),
+        (torch.jit._recursive, "create_script_module"),
+        (torch.nn.utils, "clip_grad_norm_"),
+        (torch.nn.utils, "get_total_norm"),
+        (torch.nn.utils.clip_grad, "clip_grad_norm_"),
+        (torch.nn.utils.clip_grad, "get_total_norm"),
+        (torch.optim.Optimizer, "__init__"),
+        (torch.utils.data.dataloader._BaseDataLoaderIter, "__next__"),
+    ]
+
+
+_ORIGINALS = [(owner, name, getattr(owner, name)) for owner, name in _replaceable() if hasattr(owner, name)]
+
+
+def left() -> bool:
+    """Whether anything of the hook is in torch."""
+    hooks = (_global_forward_pre_hooks, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+    return any(hooks) or any(getattr(owner, name) is not original for owner, name, original in _ORIGINALS)
+
+
+def clear() -> None:
+    """Take back what a hook that did not come to its end has left in torch."""
+    for owner, name, original in _ORIGINALS:
+        setattr(owner, name, original)
+    _global_forward_pre_hooks.clear()
+    _global_optimizer_pre_hooks.clear()
+    _global_optimizer_post_hooks.clear()
+
+
+def training_of(train: Callable[[Training, bool], None]) -> Callable[[bool], Result]:
+    """The function that runs it once: given whether it is hooked, its result."""
+
+    def once(hooked: bool) -> Result:
+        torch.manual_seed(0)
+        random.seed(0)
+        data = TensorDataset(torch.randn(2 * BATCHES, 4), torch.arange(2 * BATCHES) % 3)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.1), torch.nn.Linear(4, 3))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        ended = ""
+        said = io.StringIO()
+        with (
+            tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
+            warnings.catch_warnings(record=True) as warned,
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+        ):
+            warnings.simplefilter("always")
+            loader = DataLoader(data, batch_size=2, shuffle=True)
+            training = Training(model, loader, optimizer, Path(folder), [])
+            try:
+                train(training, hooked)
+            except Exception as error:
+                ended = f"{type(error).__name__}: {error}"
+            files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+            return Result(
+                ended,
+                tuple(training.losses),
+                tuple(each.detach().numpy().tobytes() for each in model.state_dict().values()),
+                (torch.get_rng_state().numpy().tobytes(), random.getstate()),
+                said.getvalue().replace(str(folder), "FOLDER"),
+                tuple(str(each.message).replace(str(folder), "FOLDER") for each in warned),
+                tuple((path.name, path.stat().st_size) for path in files),
+            )
+
+    return once
+
+
+class _Unhooked:
+    """A Monitor's face with nothing behind it."""
+
+    def batches(self, loader: Any) -> Iterator[Any]:
+        return iter(loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **keywords: contextlib.nullcontext()
+
+    def __enter__(self) -> _Unhooked:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+def _plain(training: Training, monitor: Any, fails: bool) -> None:
+    model, loader, optimizer, folder, losses = training
+    monitor.expect(steps=BATCHES, epochs=1)
+    for inputs, labels in monitor.batches(loader):
+        with monitor.step():
+            with monitor.phase("forward"):
+                loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            monitor.batch(loss=loss, samples=2, tokens=torch.tensor(2), trained_tokens=2, normalizer=2)
+            monitor.learning_rates([0.1, torch.tensor(0.2)])
+            monitor.log(gradient_norm=norm, epoch=0.5, reward=loss, loss_scale=2.0)
+            losses.append(loss.item())
+    monitor.progress()
+    monitor.evaluated(loss=loss, tokens=6, accuracy=0.5)
+    monitor.skip_step()
+    monitor.event("noted", number=1)
+    monitor.describe(model="tiny")
+    monitor.resume(7)
+    with monitor.checkpoint(folder / "model.pt"):
+        torch.save(model.state_dict(), folder / "model.pt")
+    with monitor.checkpoint(folder):
+        if fails:
+            raise StoppedError("by the trainer")
+
+
+def plain(training: Training, hooked: bool, fails: bool = False) -> None:
+    from trainer_hooks.monitor import Monitor
+
+    with Monitor(run="plain", loss_kind="cross_entropy") if hooked else _Unhooked() as monitor:
+        _plain(training, monitor, fails)
+
+
+def plain_failing(training: Training, hooked: bool) -> None:
+    plain(training, hooked, fails=True)
+
+
+def plain_without_an_end(training: Training, hooked: bool) -> None:
+    from trainer_hooks.monitor import Monitor
+
+    monitor = Monitor(name="plain") if hooked else _Unhooked()
+    _plain(training, monitor, False)
+    monitor._at_exit()
+
+
+def _loop(training: Training, fails: bool) -> None:
+    model, loader, optimizer, folder, losses = training
+    criterion = torch.nn.CrossEntropyLoss()
+    for _ in range(2):
+        model.train()
+        for at, (inputs, labels) in enumerate(loader, 1):
+            loss = criterion(model(inputs), labels)
+            (loss / 2).backward()
+            if at % 2 == 0 or at == BATCHES:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+            losses.append(loss.item())
+        model.eval()
+        with torch.no_grad():
+            for inputs, labels in loader:
+                losses.append(criterion(model(inputs), labels).item())
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for inputs, labels in loader:
+        scaler.scale(torch.nn.functional.cross_entropy(model(inputs), labels)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    torch.save(model.state_dict(), folder / "model.pt")
+    if fails:
+        raise StoppedError("by the trainer")
+
+
+def watch(training: Training, hooked: bool, fails: bool = False) -> None:
+    from trainer_hooks.monitor import Monitor
+
+    with Monitor(run="watch") if hooked else _Unhooked() as monitor:
+        monitor.watch(training.model, training.optimizer)
+        _loop(training, fails)
+
+
+def watch_failing(training: Training, hooked: bool) -> None:
+    watch(training, hooked, fails=True)
+
+
+def unchanged(training: Training, hooked: bool) -> None:
+    """A script without a word of ours, as `run` instruments it."""
+    if not hooked:
+        _loop(training, False)
+        return
+    from trainer_hooks import torch_process
+    from trainer_hooks.monitor import Monitor, warn
+
+    opened: list[Monitor] = []
+
+    def open_monitor() -> Monitor:
+        opened.append(Monitor(run="unchanged", provisional=True))
+        return opened[-1]
+
+    try:
+        torch_process.install(open_monitor)
+    except Exception as error:  # what `run` does then
+        warn("telemetry is off for this process: %s", type(error).__name__)
+    model, loader, _, folder, losses = training
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    _loop(Training(model, loader, optimizer, folder, losses), False)
+    for monitor in opened:
+        monitor._at_exit()
+
+
+def accelerate(training: Training, hooked: bool, fails: bool = False) -> None:
+    from accelerate import Accelerator
+
+    import trainer_hooks.accelerate  # noqa: F401  # makes log_with="trainvitals" known
+
+    model, loader, optimizer, folder, losses = training
+    accelerator = Accelerator(
+        cpu=True, gradient_accumulation_steps=2, log_with="trainvitals" if hooked else None
+    )
+    accelerator.init_trackers("tiny")
+    network, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    for inputs, labels in loader:
+        with accelerator.accumulate(network):
+            loss = torch.nn.functional.cross_entropy(network(inputs), labels)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+        accelerator.log({"acc": 0.5, "reward": loss.item(), "val_loss": 1.0, "lr": 0.1})
+    accelerator.save_state(str(folder / "state"))
+    if fails:
+        raise StoppedError("by the trainer")
+    accelerator.end_training()
+
+
+def accelerate_failing(training: Training, hooked: bool) -> None:
+    accelerate(training, hooked, fails=True)
+
+
+def lightning(training: Training, hooked: bool, fails: bool = False) -> None:
+    import lightning.pytorch as pl
+
+    from trainer_hooks.lightning import TelemetryCallback
+
+    model, loader, optimizer, folder, losses = training
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = torch.nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+            losses.append(loss.item())
+            self.log("train_acc", loss)
+            if fails and self.global_step:
+                raise StoppedError("by the trainer")
+            return loss
+
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = torch.nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+            self.log("val_loss", loss)
+            self.log("reward", loss)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return optimizer
+
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        accumulate_grad_batches=2,
+        num_sanity_val_steps=1,
+        log_every_n_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[TelemetryCallback(run="lightning")] if hooked else [],
+    )
+
+    class SavingCallback(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            trainer.save_checkpoint(folder / "model.ckpt")
+
+    trainer.callbacks.append(SavingCallback())  # type: ignore[attr-defined]
+    trainer.fit(Module(), loader, loader)
+
+
+def lightning_failing(training: Training, hooked: bool) -> None:
+    lightning(training, hooked, fails=True)
+
+
+TRAINERS: dict[str, Callable[[bool], Result]] = {
+    each.__name__: training_of(each)
+    for each in (
+        plain,
+        plain_failing,
+        plain_without_an_end,
+        watch,
+        watch_failing,
+        unchanged,
+        accelerate,
+        accelerate_failing,
+        lightning,
+        lightning_failing,
+    )
+}
