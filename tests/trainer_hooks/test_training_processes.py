@@ -145,9 +145,16 @@ def test_an_unguarded_spawn_fails_in_the_child_as_ever_and_the_training_goes_on(
     assert "telemetry" not in errors
 
 
-def test_workers_of_every_kind_are_silent_and_their_ends_end_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kinds",
+    [("fork",), pytest.param(("forkserver", "spawn", "fork"), marks=pytest.mark.long)],
+)
+def test_workers_of_a_loader_are_silent_and_their_ends_end_nothing(
+    tmp_path: Path, kinds: tuple[str, ...]
+) -> None:
     pytest.importorskip("torch")
-    script = """
+    script = f"""
+    kinds = {kinds}
     import torch
     from torch.utils.data import DataLoader
 
@@ -160,7 +167,8 @@ def test_workers_of_every_kind_are_silent_and_their_ends_end_nothing(tmp_path: P
 
     if __name__ == "__main__":
         records = []
-        for kind in ("fork", "forkserver", "spawn"):
+        trains(3 - len(kinds), 2)
+        for kind in kinds:
             loader = DataLoader(Numbers(), batch_size=2, num_workers=2, multiprocessing_context=kind)
             batches = iter(loader)
             records += [int(number) for each in next(batches) for number in each]
@@ -170,4 +178,4 @@ def test_workers_of_every_kind_are_silent_and_their_ends_end_nothing(tmp_path: P
         trains(3, 2)
         print(json.dumps(records))
     """
-    assert the_parents_own(script, tmp_path)[0] == [0] * 12
+    assert the_parents_own(script, tmp_path)[0] == [0] * 4 * len(kinds)
