@@ -99,6 +99,11 @@ class Observation:
         return self.live.end_ns or self.live.last_sign_ns
 
     @property
+    def outcome(self) -> int:
+        """How it ended by its own account; a script without a word may still have left with an error."""
+        return FAILED if self.live.exit_status else self.live.outcome
+
+    @property
     def cross_entropy(self) -> bool:
         return self.info.get("loss_kind") == "cross_entropy"
 
@@ -115,7 +120,7 @@ def rank_state(observation: Observation, stall_after_seconds: float) -> State:
     if observation.alive:
         silent_ns = observation.now_ns - observation.live.last_progress_ns
         return "stalled" if silent_ns > stall_after_seconds * 1e9 else "running"
-    return _OUTCOME_STATES.get(observation.live.outcome, "killed")
+    return _OUTCOME_STATES.get(observation.outcome, "killed")
 
 
 def rank_status(observation: Observation, stall_after_seconds: float) -> RankStatus:

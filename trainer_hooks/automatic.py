@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
-from trainer_hooks import exits, identity, imports
+from trainer_hooks import identity, imports
 from trainer_hooks.monitor import Monitor, current
 
 _process: Any = None
 
 
-def note_the_end() -> None:
-    """Note with which code the script ends."""
-    exits.watch(_leave)
+def tell_of_exits() -> None:
+    """Have the recording closed before an `os._exit`, which lets nothing else run."""
+    if not hasattr(os._exit, "__wrapped__"):
+        os._exit = _telling(os._exit)
+
+
+def _telling(original: Callable[..., Any]) -> Any:
+    @functools.wraps(original)
+    def leave(status: int) -> Any:
+        monitor = current()
+        if monitor is not None and isinstance(status, int):
+            monitor.guard(monitor._end, SystemExit(status), "exit")
+        return original(status)
+
+    return leave
 
 
 def torch() -> None:
@@ -81,9 +95,3 @@ def _open_monitor() -> Monitor | None:
         start_ns=imports.armed_ns,
         provisional=True,
     )
-
-
-def _leave(error: SystemExit) -> None:
-    monitor = current()
-    if monitor is not None:
-        monitor._end(error, "exit")

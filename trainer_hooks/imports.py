@@ -56,7 +56,7 @@ def _install(installer: str) -> None:
 
         from trainer_hooks import automatic
 
-        automatic.note_the_end()
+        automatic.tell_of_exits()
         module, _, function = installer.partition(":")
         getattr(importlib.import_module(module), function)()
     except Exception as error:

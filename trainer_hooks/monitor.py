@@ -28,7 +28,7 @@ from time import monotonic_ns
 from types import TracebackType
 from typing import Any, TypeVar
 
-from trainer_hooks import device, directory, exits, identity, readback, recording
+from trainer_hooks import device, directory, identity, readback, recording
 from trainer_hooks.arrivals import Arrivals
 from trainer_hooks.recording import BODY, PHASE_CODES, PHASE_MASK, PHASES, SLOT
 
@@ -92,8 +92,7 @@ class Monitor:
     """Records one training in this process. Every call is a no-op where nothing can be recorded.
 
     Use it as a context manager, or say `finish` or `fail`. A script that does neither is recorded as
-    finished, or as failed where an exception ended it; of a bare `sys.exit(1)` only under `run` is anything
-    known then.
+    finished, or as failed where an exception or an exit status other than 0 ended it.
 
     Args:
         run: identity of the run; the same again is its next attempt. Default: TRAINVITALS_RUN, the
@@ -717,13 +716,10 @@ class Monitor:
     def fail(self, error: BaseException) -> None:
         """The training ended with an exception: record it and close the recording."""
         self.exception(error)
-        kind = type(error).__name__
-        if isinstance(error, SystemExit):
-            kind = f"exit code {exits.exit_code(error)}"
-        self._close(recording.FAILED, "fail", type=kind)
+        self._close(recording.FAILED, "fail", type=_kind(error))
 
     @_guarded
-    def _close(self, outcome: int, kind: str, **fields: object) -> None:
+    def _close(self, outcome: int, kind: str, at_exit: bool = False, **fields: object) -> None:
         assert self._recorder is not None
         self._recorder.disarm_elsewhere()
         if not self.recording:
@@ -743,7 +739,7 @@ class Monitor:
         finally:
             self.recording = False
             try:
-                self._recorder.close(outcome, monotonic_ns())
+                self._recorder.close(outcome, monotonic_ns(), at_exit=at_exit)
             finally:
                 self._stop()
 
@@ -767,7 +763,10 @@ class Monitor:
         # A script that ends without saying so: the interpreter remembers what it died of. At a prompt it
         # remembers every mistake, also those that ended nothing.
         error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
-        self._end(error or exits.left_after(self._last_step_ns), "exit")
+        if error is None:
+            self._close(recording.FINISHED, "finish", at_exit=True, reason="exit")
+        else:
+            self._end(error, "exit")
 
     def __enter__(self) -> Monitor:
         return self
@@ -987,6 +986,13 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return any(kind.__name__ in ("MemoryError", "OutOfMemoryError") for kind in type(error).__mro__) or (
         type(error) is RuntimeError and "DefaultCPUAllocator: can't allocate memory" in str(error)
     )
+
+
+def _kind(error: BaseException) -> str:
+    """The exception's type; of one that ends the interpreter the exit status. A text it bears is printed."""
+    if not isinstance(error, SystemExit):
+        return type(error).__name__
+    return f"exit code {error.code & 0xFF if isinstance(error.code, int) else 1}"
 
 
 def _printable(info: Mapping[str, str]) -> dict[str, str]:

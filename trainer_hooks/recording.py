@@ -156,6 +156,7 @@ class Live:
     records: int = 0
     outcome: int = RUNNING
     end_ns: int = 0
+    exit_status: int = 0  # of a process that ended without a word, known when the lock falls
     checkpoint_last_ns: int = 0
     checkpoint_bytes: int = 0
     validation_loss_tokens: int = 0
@@ -487,8 +488,12 @@ class Recorder:
         self._events_bytes += len(data)
         return True
 
-    def close(self, outcome: int, end_ns: int) -> None:
-        """Set the outcome, then let go of the lock."""
+    def close(self, outcome: int, end_ns: int, *, at_exit: bool = False) -> None:
+        """Set the outcome, then let go of the lock.
+
+        Where the interpreter ends `at_exit`, Python no longer sees its exit status: the lock is then held up
+        to the very end, by when the status is noted.
+        """
         self.disarm_elsewhere()
         if not self.armed:
             return
@@ -496,6 +501,8 @@ class Recorder:
         self.unsigned[SLOT["outcome"]] = outcome
         try:
             self.publish()
+            if at_exit and self.path is not None and _note_exit_status(self.path):
+                self._lock_fd = -1  # falls with the process
         finally:
             self._release()
 
@@ -531,6 +538,25 @@ class Recorder:
             if fd >= 0:
                 with contextlib.suppress(OSError):
                     os.close(fd)
+
+
+def _note_exit_status(path: Path) -> bool:
+    """Have the C library store this process's exit status in the recording; False where it cannot.
+
+    glibc's on_exit(3) calls a function with the status and an argument, at a time when no Python can be
+    called any more; putw(3), which takes a number and a stream, is of just that form.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "on_exit"):  # musl
+        return False
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    low_half = 0 if _BYTE_ORDER == "little" else 4
+    os.lseek(fd, LIVE_OFFSET + 8 * SLOT["exit_status"] + low_half, os.SEEK_SET)
+    libc.fdopen.restype = ctypes.c_void_p
+    stream = libc.fdopen(fd, b"r+")
+    return bool(stream) and libc.on_exit(libc.putw, ctypes.c_void_p(stream)) == 0
 
 
 def _header(static: Static, ring_capacity: int) -> bytes:
