@@ -12,9 +12,11 @@ demo: .venv/.complete
 test: .venv/.complete
 	$(PYTEST) $(ARGS)
 
-# The long ones too.
-test-full: .venv/.complete
+# The long ones too, and what concerns transformers once more with its newest version 4.
+test-full: .venv/.complete .venv-transformers4/.complete
 	$(PYTEST) -m "long or not long" --timeout=1200 $(ARGS)
+	$(subst $(BIN),.venv-transformers4/bin,$(PYTEST)) -k "transformers or trl" \
+		tests/conformance tests/trainer_hooks/test_transformers.py tests/trainer_hooks/test_trl.py
 
 check: .venv/.complete
 	$(BIN)/ruff format --check .
@@ -32,7 +34,16 @@ generate: .venv/.complete
 .venv/.complete: setup.sh pyproject.toml trainer_hooks/pyproject.toml tests/constraints.txt
 	./setup.sh
 
+# Its torch is that of .venv, whichever build that is.
+.venv-transformers4/.complete: .venv/.complete
+	$(BIN)/python -m venv .venv-transformers4
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(.venv-transformers4/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch-of-venv.pth"
+	.venv-transformers4/bin/python -m pip install --quiet --constraint tests/constraints.txt \
+		--editable ./trainer_hooks 'transformers<5' accelerate datasets peft pytest pytest-timeout pytest-xdist trl
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info trainer_hooks/build trainer_hooks/*.egg-info checkpoints lightning_logs
+	rm -rf .venv .venv-transformers4 build dist *.egg-info trainer_hooks/build trainer_hooks/*.egg-info checkpoints lightning_logs
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
