@@ -22,7 +22,6 @@ from trainer_hooks.monitor import Monitor, warn
 from trainer_hooks.transformers_loss import TrainerLoss, inner_model
 from trainer_hooks.transformers_training import Training
 
-
 _LOOP = "_inner_training_loop"  # of Trainer; may run several times in one train(), each with smaller batches
 
 

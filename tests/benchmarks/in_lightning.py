@@ -14,10 +14,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
-from traceml_ai.instrumentation.patches.dataloader_patch import (  # type: ignore[import-untyped]
+from traceml_ai.instrumentation.patches.dataloader_patch import (
     dataloader_timing_scope,
 )
-from traceml_ai.integrations import lightning as traceml_lightning  # type: ignore[import-untyped]
+from traceml_ai.integrations import lightning as traceml_lightning
 
 from tests.benchmarks import measuring, traceml
 from tests.benchmarks.measuring import Cost, Turns

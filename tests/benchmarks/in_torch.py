@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import traceml_ai  # type: ignore[import-untyped]
+import traceml_ai
 import wandb
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import transformers
 from torch.utils.data import IterableDataset
-from traceml_ai.instrumentation.patches.dataloader_patch import (  # type: ignore[import-untyped]
+from traceml_ai.instrumentation.patches.dataloader_patch import (
     dataloader_timing_scope,
 )
-from traceml_ai.integrations import huggingface as traceml_huggingface  # type: ignore[import-untyped]
+from traceml_ai.integrations import huggingface as traceml_huggingface
 from transformers.integrations import integration_utils
 
 from tests.benchmarks import measuring, traceml
