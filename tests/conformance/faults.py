@@ -384,7 +384,8 @@ def _make_recordings_small() -> None:
     """Of 8 step records: hundreds of them take no time."""
     from trainer_hooks.recording import Recorder
 
-    Recorder.__init__.__kwdefaults__["ring_capacity"] = 8
+    defaults: Any = Recorder.__init__.__kwdefaults__
+    defaults["ring_capacity"] = 8
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def _plain(training: Training, monitor: Any, fails: bool) -> None:
     for inputs, labels in monitor.batches(loader):
         with monitor.step():
             with monitor.phase("forward"):
-                loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+                loss: Any = torch.nn.functional.cross_entropy(model(inputs), labels)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -204,7 +204,8 @@ def _loop(training: Training, fails: bool) -> None:
                 losses.append(criterion(model(inputs), labels).item())
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     for inputs, labels in loader:
-        scaler.scale(torch.nn.functional.cross_entropy(model(inputs), labels)).backward()
+        scaled: Any = scaler.scale(torch.nn.functional.cross_entropy(model(inputs), labels))
+        scaled.backward()
         scaler.step(optimizer)
         scaler.update()
     torch.save(model.state_dict(), folder / "model.pt")
