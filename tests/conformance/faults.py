@@ -99,6 +99,8 @@ PASSED_THROUGH = {
 # Faults that need not be told: a name is left in a folder, which the next recorder removes; a path is none,
 # which the save that was given it will tell.
 UNTOLD = {"pathlib.Path.unlink", "posix.fspath"}
+# Errors that the hook expects where it reads files that others may be removing: then it does without.
+EXPECTED = (OSError, RecursionError)
 # The calls that write how a training ended: without them it is not known.
 END_ITSELF = {
     "trainer_hooks.recording.Recorder.close",
