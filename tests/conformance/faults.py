@@ -337,6 +337,7 @@ class Search:
         if len(failing) < 2:  # of two, the second may be in what tells of the first
             if (
                 faults.raised
+                and error not in EXPECTED
                 and not counted
                 and not self._log.lines
                 and not {each.callee for each in faults.raised} & UNTOLD

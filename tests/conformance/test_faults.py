@@ -53,7 +53,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "accelerate": ("accelerate.py",),
     "lightning": ("lightning.py",),
 }
-OTHERS = ("plain_without_an_end", "watch_failing", "accelerate_failing", "lightning_failing")
+OTHERS = ("plain_without_an_end", "watch_failing", "lightning_failing")
 # A few of those that must be among what was made to fail: else nothing was.
 KNOWN = {
     "plain": ("Monitor._apply_step", "Recorder.event", "posix.posix_fallocate", "Recorder._create"),

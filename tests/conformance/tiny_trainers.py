@@ -250,7 +250,7 @@ def unchanged(training: Training, hooked: bool) -> None:
         monitor._at_exit()
 
 
-def accelerate(training: Training, hooked: bool, fails: bool = False) -> None:
+def accelerate(training: Training, hooked: bool) -> None:
     from accelerate import Accelerator
 
     import trainer_hooks.accelerate  # noqa: F401  # makes log_with="trainvitals" known
@@ -272,13 +272,7 @@ def accelerate(training: Training, hooked: bool, fails: bool = False) -> None:
         losses.append(loss.item())
         accelerator.log({"acc": 0.5, "reward": loss.item(), "val_loss": 1.0, "lr": 0.1})
     accelerator.save_state(str(folder / "state"))
-    if fails:
-        raise StoppedError("by the trainer")
     accelerator.end_training()
-
-
-def accelerate_failing(training: Training, hooked: bool) -> None:
-    accelerate(training, hooked, fails=True)
 
 
 def lightning(training: Training, hooked: bool, fails: bool = False) -> None:
@@ -347,7 +341,6 @@ TRAINERS: dict[str, Callable[[bool], Result]] = {
         watch_failing,
         unchanged,
         accelerate,
-        accelerate_failing,
         lightning,
         lightning_failing,
     )
