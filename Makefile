@@ -34,13 +34,8 @@ generate: .venv/.complete
 .venv/.complete: setup.sh pyproject.toml trainer_hooks/pyproject.toml tests/constraints.txt
 	./setup.sh
 
-# Its torch is that of .venv, whichever build that is: linked, not fetched once more.
 .venv-transformers4/.complete: .venv/.complete
 	$(BIN)/python -m venv .venv-transformers4
-	cd .venv-transformers4/lib/python3*/site-packages && old=../../../../.venv/lib/python3*/site-packages && \
-		for each in $$old/torch $$old/torch-*.dist-info $$old/torchgen $$old/functorch \
-			$$old/triton $$old/triton-*.dist-info $$old/nvidia $$old/nvidia_*.dist-info; \
-		do if [ -e $$each ]; then ln -sfn $$each .; fi; done
 	.venv-transformers4/bin/python -m pip install --quiet --constraint tests/constraints.txt \
 		--editable ./trainer_hooks 'transformers<5' accelerate datasets peft pytest pytest-timeout pytest-xdist trl
 	touch $@
