@@ -333,7 +333,7 @@ def this_process(
             raise ValueError(f"{what} name {name!r} does not match {NAME_PATTERN.pattern}")
     if not 0 <= rank <= MAX_RANK:
         raise ValueError(f"rank {rank} is not between 0 and {MAX_RANK}")
-    now = time.monotonic_ns()
+    now, wall = time.monotonic_ns(), time.time_ns()  # together: what lies between makes the times differ
     start = now if start_ns is None else min(start_ns, now)
     return Static(
         run=run,
@@ -346,7 +346,7 @@ def this_process(
         pid_namespace=pid_namespace(),
         boot_id=boot_id(),
         start_monotonic_ns=start & ~PHASE_MASK,
-        start_wall_ns=time.time_ns() - (now - start),
+        start_wall_ns=wall - (now - start),
         hook_version=__version__,
         info=dict(info),
     )
