@@ -117,7 +117,7 @@ class Followed:
             phase_seconds=self._never_less(live.phase_seconds(static.start_monotonic_ns, now_ns)),
             wall_offset_seconds=_wall_offset_seconds(static, wall_offset_seconds),
             window=self._window,
-            reason=f"exit code {live.exit_status}" if live.exit_status else self._reason,
+            reason=f"exit code {live.exit_code}" if live.exit_code else self._reason,
             scalar_names=self._scalar_names,
             info=self._info,
         )

@@ -101,7 +101,7 @@ class Observation:
     @property
     def outcome(self) -> int:
         """How it ended by its own account; a script without a word may still have left with an error."""
-        return FAILED if self.live.exit_status else self.live.outcome
+        return FAILED if self.live.exit_code else self.live.outcome
 
     @property
     def cross_entropy(self) -> bool:

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from trainer_hooks import identity, imports
@@ -25,7 +26,8 @@ def _telling(original: Callable[..., Any]) -> Any:
     @functools.wraps(original)
     def leave(status: int) -> Any:
         monitor = current()
-        if monitor is not None and isinstance(status, int):
+        # Another thread's is a watchdog's: the training may hold what closing would wait for.
+        if monitor is not None and monitor.thread == get_ident() and isinstance(status, int):
             monitor.guard(monitor._end, SystemExit(status), "exit")
         return original(status)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer_hooks import launchers
-from trainer_hooks.recording import NAME_PATTERN, boot_id, process_start_ticks
+from trainer_hooks.recording import NAME_PATTERN, boot_id, pid_namespace, process_start_ticks
 
 _PATH = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
 
@@ -92,8 +92,9 @@ def _launch_suffix() -> str:
         or os.environ.get("LOCAL_RANK", "0") != "0"
         or multiprocessing.parent_process() is not None
     )
-    pid = os.getppid() if launched else os.getpid()
-    return launchers.digest(launchers.launch_id() or f"{boot_id()} {pid} {process_start_ticks(pid)}")
+    pid = (os.getppid() if launched else 0) or os.getpid()  # the first process of a container has no parent
+    launch = f"{boot_id()} {pid_namespace()} {pid} {process_start_ticks(pid)}"
+    return launchers.digest(launchers.launch_id() or launch)
 
 
 def _script_name() -> str:

@@ -61,8 +61,9 @@ def process_group() -> Any:
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether a launcher made this process one of several ranks, or says that it might have."""
+    alone = _number(environment, (*_WORLD_SIZE, "SLURM_STEP_NUM_TASKS"), 0) == 1
     ranked = any(key in environment for key in (*_RANK, "PMIX_RANK"))
-    return ranked or _slurm_step(environment) is not None
+    return not alone and (ranked or _slurm_step(environment) is not None)
 
 
 def run_id(environment: Mapping[str, str] = os.environ) -> str | None:

@@ -184,6 +184,11 @@ class Live:
     peak_flops: float | None = None
 
     @property
+    def exit_code(self) -> int:
+        """What the parent of the process saw: the low 8 bits of the status it left with."""
+        return self.exit_status & 0xFF
+
+    @property
     def phase(self) -> str:
         return _phase_name(self.phase_word & PHASE_MASK)
 
@@ -276,6 +281,7 @@ RECORD = struct.Struct(f"@Q{BODY.size}sIIQ")
 _RECORD_SIZE, _pack_record_into, _crc32 = RECORD.size, RECORD.pack_into, zlib.crc32
 RING_OFFSET = LIVE_OFFSET + (LIVE.size + 63) // 64 * 64
 
+_UNBUFFERED = 2  # _IONBF of glibc's stdio.h
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
 
@@ -501,8 +507,8 @@ class Recorder:
         self.unsigned[SLOT["outcome"]] = outcome
         try:
             self.publish()
-            if at_exit and self.path is not None and _note_exit_status(self.path):
-                self._lock_fd = -1  # falls with the process
+            if at_exit and _note_exit_status(self._lock_fd):
+                self._lock_fd = -1  # the C library's now; the lock falls with the process
         finally:
             self._release()
 
@@ -540,7 +546,7 @@ class Recorder:
                     os.close(fd)
 
 
-def _note_exit_status(path: Path) -> bool:
+def _note_exit_status(fd: int) -> bool:
     """Have the C library store this process's exit status in the recording; False where it cannot.
 
     glibc's on_exit(3) calls a function with the status and an argument, at a time when no Python can be
@@ -551,12 +557,14 @@ def _note_exit_status(path: Path) -> bool:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "on_exit"):  # musl
         return False
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     low_half = 0 if _BYTE_ORDER == "little" else 4
     os.lseek(fd, LIVE_OFFSET + 8 * SLOT["exit_status"] + low_half, os.SEEK_SET)
     libc.fdopen.restype = ctypes.c_void_p
-    stream = libc.fdopen(fd, b"r+")
-    return bool(stream) and libc.on_exit(libc.putw, ctypes.c_void_p(stream)) == 0
+    stream = ctypes.c_void_p(libc.fdopen(fd, b"r+"))
+    if not stream:
+        return False
+    libc.setvbuf(stream, None, _UNBUFFERED, ctypes.c_size_t(0))  # what ends the process later may skip stdio
+    return bool(libc.on_exit(libc.putw, stream) == 0)
 
 
 def _header(static: Static, ring_capacity: int) -> bytes:

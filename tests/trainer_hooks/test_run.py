@@ -267,13 +267,16 @@ def test_a_faulty_sitecustomize_is_reported_as_ever(tmp_path: Path) -> None:
 
 
 ENDS = """
-    import os, sys, torch
+    import atexit, os, sys, torch
     import torch._dynamo  # else each child would do so, at its first step
     ENDS = {
         "exception": "1 / 0",
         "exit": "sys.exit()",
         "code": "sys.exit(3)",
         "raise": "raise SystemExit(8)",
+        "negative": "sys.exit(-1)",
+        "no code": "sys.exit(256)",
+        "aborted later": "atexit.register(os._exit, 9) or sys.exit(10)",
         "text": "sys.exit('quoting a patient')",
         "quit": "quit(4)",
         "at once": "os._exit(0)",
@@ -317,13 +320,16 @@ def test_how_a_script_ends_is_known(tmp_path: Path) -> None:
     """One process for each end, forked off one that has torch already, and no recording."""
     ended = done([*RUN, *python(ENDS, tmp_path)], tmp_path)
 
-    codes = [1, 0, 3, 8, 1, 4, 0, 5, -signal.SIGINT, 0, 0]
+    codes = [1, 0, 3, 8, 255, 0, 9, 1, 4, 0, 5, -signal.SIGINT, 0, 0]
     assert list(json.loads(ended.stdout).values()) == codes
     assert {each.static.run: told_end(each) for each in clean(tmp_path)} == {
         "exception": (FAILED, "ZeroDivisionError"),
         "exit": (FINISHED, "exit"),
         "code": (FAILED, "exit code 3"),
         "raise": (FAILED, "exit code 8"),
+        "negative": (FAILED, "exit code 255"),
+        "no_code": (FINISHED, "exit"),
+        "aborted_later": (FAILED, "exit code 9"),
         "text": (FAILED, "exit code 1"),
         "quit": (FAILED, "exit code 4"),
         "at_once": (FINISHED, "exit"),
@@ -337,8 +343,8 @@ def test_how_a_script_ends_is_known(tmp_path: Path) -> None:
 
 
 def told_end(seen: Recorded) -> tuple[int, object]:
-    if seen.live.exit_status:
-        return FAILED, f"exit code {seen.live.exit_status}"
+    if seen.live.exit_code:
+        return FAILED, f"exit code {seen.live.exit_code}"
     last = seen.events[-1]
     return seen.live.outcome, last.get("type") or last.get("reason")
 
