@@ -94,7 +94,7 @@ def trl() -> None:
     with tempfile.TemporaryDirectory() as folder:
         SFTTrainer(
             model=model(),
-            args=SFTConfig(**_arguments(folder), report_to="none", completion_only_loss=True),
+            args=SFTConfig(**_arguments(folder), report_to="none", completion_only_loss=True, bf16=False),
             train_dataset=data,
             processing_class=_tokenizer(),
             callbacks=[TelemetryCallback()],

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from transformers import (
     EarlyStoppingCallback,
     MixtralConfig,
@@ -37,6 +38,13 @@ def _recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         monkeypatch.delenv(launcher, raising=False)
     yield
     hooked._uninstall()
+    forget_precision()
+
+
+def forget_precision() -> None:
+    """Accelerate keeps the precision of a process's first Trainer for all that come after it."""
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
 
 
 @pytest.fixture
