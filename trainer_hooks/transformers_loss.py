@@ -63,7 +63,7 @@ class TrainerLoss:
         # An encoder-decoder has several auxiliary losses, and tells of none.
         alone = not self.auxiliary or (self._coefficient is not None and not decoded)
         likelihood = not sft or getattr(args, "loss_type", "nll") in ("nll", "chunked_nll")
-        plain = standard and alone and likelihood and not smoothed and name.endswith(_LANGUAGE_MODELS)
+        plain = self._by_tokens and alone and likelihood and not smoothed and name.endswith(_LANGUAGE_MODELS)
         self.kind = "cross_entropy" if plain else "other"
 
     def count(self, inputs: Any, items: Any, *, training: bool) -> Call:
