@@ -34,11 +34,8 @@ generate: .venv/.complete
 .venv/.complete: setup.sh pyproject.toml trainer_hooks/pyproject.toml tests/constraints.txt
 	./setup.sh
 
-# Its torch is that of .venv, whichever build that is.
 .venv-transformers4/.complete: .venv/.complete
 	$(BIN)/python -m venv .venv-transformers4
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> "$$(.venv-transformers4/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch-of-venv.pth"
 	.venv-transformers4/bin/python -m pip install --quiet --constraint tests/constraints.txt \
 		--editable ./trainer_hooks 'transformers<5' accelerate datasets peft pytest pytest-timeout pytest-xdist trl
 	touch $@

@@ -185,9 +185,9 @@ class RecordingsCollector:
 
     def _samples(self, status: RunStatus, observations: Sequence[Observation]) -> Iterator[Sample]:
         if observations[0].static.rank == 0:
-            yield from _run_samples(status, observations)
+            yield from filter(_is_publishable, _run_samples(status, observations))
         for observation in observations:
-            yield from self._rank_samples(observation)
+            yield from filter(_is_publishable, self._rank_samples(observation))
 
     def _rank_samples(self, observation: Observation) -> Iterator[Sample]:
         live, static = observation.live, observation.static
@@ -297,6 +297,13 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
         name = observation.scalar_names.get(slot)
         if name is not None and value is not None:
             yield Sample(catalog.TRAINING_SCALAR, {**run, "name": name}, value)
+
+
+def _is_publishable(sample: Sample) -> bool:
+    """Whether the value is a number. The hook writes no other; a perplexity overflows."""
+    if isinstance(sample.value, Histogram) or math.isfinite(sample.value):
+        return True
+    return sample.metric in (catalog.TRAINING_PERPLEXITY, catalog.VALIDATION_PERPLEXITY)
 
 
 def _newest_by_run(observations: Iterable[Observation]) -> dict[str, list[Observation]]:

@@ -815,8 +815,8 @@ def _described(described: Any, known: Sequence[_Slot], needed: Sequence[str]) ->
 def _by_name(
     slots: Sequence[_Slot], values: Sequence[float], names: Sequence[str], unknown: float | None
 ) -> dict[str, Any]:
-    """The values by slot name, tuples where a slot is many; what is not finite becomes `unknown`."""
-    cleaned = [value if -math.inf < value < math.inf else unknown for value in values]
+    """The values by slot name, tuples where a slot is many; a NaN becomes `unknown`."""
+    cleaned = [unknown if value != value else value for value in values]
     named: dict[str, Any] = {}
     position = 0
     for slot in slots:

@@ -26,7 +26,7 @@ from trainer_hooks.wrapping import put_around
 _LOOP = "_inner_training_loop"  # of Trainer; may run several times in one train(), each with smaller batches
 
 
-class TelemetryCallback(TrainerCallback):  # type: ignore[misc]
+class TelemetryCallback(TrainerCallback):
     """Records the vital signs of `Trainer.train`.
 
     Args:

@@ -271,7 +271,7 @@ class _listening:  # noqa: N801
 
     def _returned(self, model: Any, args: Any, output: Any) -> None:
         try:
-            auxiliary = getattr(output, "aux_loss", None)
+            auxiliary: Any = getattr(output, "aux_loss", None)
             if hasattr(auxiliary, "detach") and not self._told:
                 self._told.append(on_host(auxiliary.detach()))
         except Exception:  # an output of another kind tells nothing

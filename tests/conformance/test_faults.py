@@ -53,7 +53,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "accelerate": ("accelerate.py",),
     "lightning": ("lightning.py",),
 }
-OTHERS = ("plain_without_an_end", "watch_failing", "accelerate_failing", "lightning_failing")
+OTHERS = ("plain_without_an_end", "watch_failing", "lightning_failing")
 # A few of those that must be among what was made to fail: else nothing was.
 KNOWN = {
     "plain": ("Monitor._apply_step", "Recorder.event", "posix.posix_fallocate", "Recorder._create"),
@@ -112,8 +112,8 @@ def test_a_hook_that_would_let_a_fault_through_is_found_out() -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     harmed = json.loads(done.stdout.splitlines()[-1])["harmed"]
-    assert len(harmed) == 1
-    assert "Monitor.unguarded" in harmed[0]
+    assert harmed
+    assert all("Monitor.unguarded" in each for each in harmed)
 
 
 UNGUARDED = """

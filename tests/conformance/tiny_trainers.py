@@ -144,7 +144,7 @@ def _plain(training: Training, monitor: Any, fails: bool) -> None:
     for inputs, labels in monitor.batches(loader):
         with monitor.step():
             with monitor.phase("forward"):
-                loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+                loss: Any = torch.nn.functional.cross_entropy(model(inputs), labels)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -204,7 +204,8 @@ def _loop(training: Training, fails: bool) -> None:
                 losses.append(criterion(model(inputs), labels).item())
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     for inputs, labels in loader:
-        scaler.scale(torch.nn.functional.cross_entropy(model(inputs), labels)).backward()
+        scaled: Any = scaler.scale(torch.nn.functional.cross_entropy(model(inputs), labels))
+        scaled.backward()
         scaler.step(optimizer)
         scaler.update()
     torch.save(model.state_dict(), folder / "model.pt")
@@ -249,7 +250,7 @@ def unchanged(training: Training, hooked: bool) -> None:
         monitor._at_exit()
 
 
-def accelerate(training: Training, hooked: bool, fails: bool = False) -> None:
+def accelerate(training: Training, hooked: bool) -> None:
     from accelerate import Accelerator
 
     import trainer_hooks.accelerate  # noqa: F401  # makes log_with="trainvitals" known
@@ -271,13 +272,7 @@ def accelerate(training: Training, hooked: bool, fails: bool = False) -> None:
         losses.append(loss.item())
         accelerator.log({"acc": 0.5, "reward": loss.item(), "val_loss": 1.0, "lr": 0.1})
     accelerator.save_state(str(folder / "state"))
-    if fails:
-        raise StoppedError("by the trainer")
     accelerator.end_training()
-
-
-def accelerate_failing(training: Training, hooked: bool) -> None:
-    accelerate(training, hooked, fails=True)
 
 
 def lightning(training: Training, hooked: bool, fails: bool = False) -> None:
@@ -346,7 +341,6 @@ TRAINERS: dict[str, Callable[[bool], Result]] = {
         watch_failing,
         unchanged,
         accelerate,
-        accelerate_failing,
         lightning,
         lightning_failing,
     )

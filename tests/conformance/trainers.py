@@ -78,7 +78,7 @@ def transformers() -> None:
 
 def trl() -> None:
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
     from trainer_hooks.transformers import TelemetryCallback
 
@@ -227,7 +227,7 @@ def _tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(WordLevel({"<pad>": PADDING, "<bos>": 1, "<eos>": 2}, unk_token="<pad>"))
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=words, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
     )
 

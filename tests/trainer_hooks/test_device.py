@@ -362,6 +362,8 @@ def test_a_slice_of_a_gpu_goes_by_the_uuid_it_was_asked_for_by(
         ("NVIDIA A100-SXM4-80GB", "32-true", False, 19.5e12),
         ("NVIDIA A100-SXM4-80GB", "32-true", True, 156e12),
         ("A100-SXM4-40GB", "bf16", False, 312e12),
+        ("NVIDIA H100 PCIe", "bfloat16", False, 756e12),
+        ("NVIDIA H100 PCIe", "float32", True, 378e12),
         ("NVIDIA A100-SXM4-80GB", "fp8", False, None),
         ("Tesla V100-SXM2-32GB", None, True, 125e12),
         ("Tesla V100-SXM2-32GB", "bf16", True, None),

@@ -98,7 +98,7 @@ def token_sum(network: Any, batch: dict[str, torch.Tensor]) -> tuple[float, int]
     return float(losses), int((labels != IGNORED).sum())
 
 
-class Watching(TrainerCallback):  # type: ignore[misc]
+class Watching(TrainerCallback):
     """Calls a function after each optimizer step."""
 
     def __init__(self, function: Callable[[Any], None]) -> None:
@@ -193,7 +193,7 @@ def test_what_the_trainer_logs_of_loss_and_norm_is_what_is_recorded(tmp_path: Pa
 def test_the_hook_changes_nothing_a_training_computes(
     tmp_path: Path, recordings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = []
+    told: list[Any] = []
     for callbacks in ([], [TelemetryCallback()]):
         set_seed(3)
         network = model()
@@ -216,20 +216,20 @@ def test_the_hook_changes_nothing_a_training_computes(
 
 
 def poisoned(at: int) -> type[Trainer]:
-    class Poisoned(Trainer):  # type: ignore[misc]
+    class Poisoned(Trainer):
         batches = 0
 
-        def training_step(self, network: Any, *args: Any, **kwargs: Any) -> Any:
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
             self.batches += 1
-            weight = network.lm_head.weight
+            weight = model.lm_head.weight
             kept = weight.detach().clone()
             with torch.no_grad():
                 weight.mul_(math.nan if self.batches == at else 1.0)
-            loss = super().training_step(network, *args, **kwargs)
+            loss = super().training_step(model, inputs, num_items_in_batch)
             with torch.no_grad():
                 weight.copy_(kept)
             if self.batches == at:
-                network.zero_grad()  # or all that follows would be lost, too
+                model.zero_grad()  # or all that follows would be lost, too
             return loss
 
     return Poisoned
@@ -249,16 +249,18 @@ def test_losses_that_the_trainer_hides_are_counted(tmp_path: Path, recordings: P
 def test_a_smoothed_or_a_strangers_loss_has_no_perplexity_but_one_may_say_so(
     tmp_path: Path, recordings: Path
 ) -> None:
-    class Own(Trainer):  # type: ignore[misc]
-        def compute_loss(self, network: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            return super().compute_loss(network, inputs, *args, **kwargs)
+    class Own(Trainer):
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-    def halved(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        return outputs.logits.square().mean() / 2
+    def function(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        return outputs.logits.square().mean() * 1000  # version 4 logs four decimals
 
     trainer(tmp_path, TelemetryCallback(run="smoothed"), label_smoothing_factor=0.1).train()
     trainer(tmp_path, TelemetryCallback(run="own"), kind=Own).train()
-    func = trainer(tmp_path, TelemetryCallback(run="function"), compute_loss_func=halved)
+    func = trainer(tmp_path, TelemetryCallback(run="function"), compute_loss_func=function)
     func.train()
     trainer(tmp_path, TelemetryCallback(run="told", loss_kind="cross_entropy"), kind=Own).train()
     kinds = {seen.static.run: seen.static.info["loss_kind"] for seen in recorded(recordings)}
@@ -266,7 +268,7 @@ def test_a_smoothed_or_a_strangers_loss_has_no_perplexity_but_one_may_say_so(
     assert all((seen.live.hook_errors, seen.live.steps) == (0, 4) for seen in recorded(recordings))
     (of_function,) = [seen for seen in recorded(recordings) if seen.static.run == "function"]
     logged = [log["loss"] for log in func.state.log_history if "loss" in log]
-    assert [step.loss for step in of_function.steps] == pytest.approx(logged, rel=1e-2)
+    assert [step.loss for step in of_function.steps] == pytest.approx(logged, rel=1e-3)
 
 
 def mixture() -> MixtralForCausalLM:
@@ -321,11 +323,11 @@ def test_an_auxiliary_loss_is_apart(tmp_path: Path, recordings: Path, accumulati
 def test_a_step_the_loss_scaler_left_out_is_skipped(tmp_path: Path, recordings: Path, optimizer: str) -> None:
     """A fused optimizer is called in any case."""
 
-    class Overflowing(Trainer):  # type: ignore[misc]
-        def training_step(self, network: Any, *args: Any, **kwargs: Any) -> Any:
-            loss = super().training_step(network, *args, **kwargs)
+    class Overflowing(Trainer):
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            loss = super().training_step(model, inputs, num_items_in_batch)
             if self.state.global_step == 1:
-                network.lm_head.weight.grad[0, 0] = math.inf
+                model.lm_head.weight.grad[0, 0] = math.inf
             return loss
 
     training = trainer(tmp_path, TelemetryCallback(), kind=Overflowing, optim=optimizer)
@@ -389,7 +391,7 @@ def test_checkpoints_have_a_size_and_a_training_resumes_from_one(tmp_path: Path,
 
 
 def test_a_checkpoint_that_fails_is_counted_and_fails_the_training(tmp_path: Path, recordings: Path) -> None:
-    class Full(Trainer):  # type: ignore[misc]
+    class Full(Trainer):
         def save_model(self, *args: Any, **kwargs: Any) -> None:
             raise OSError(28, "No space left on device")
 
@@ -523,7 +525,7 @@ def test_labels_that_are_no_tokens_count_none(tmp_path: Path, recordings: Path) 
     from transformers import LlamaForSequenceClassification
 
     torch.manual_seed(0)
-    network = LlamaForSequenceClassification(model().config)
+    network = LlamaForSequenceClassification(model().config)  # type: ignore[no-untyped-call, unused-ignore]
 
     def classes(batch: list[Row]) -> dict[str, torch.Tensor]:
         return {**collate(batch), "labels": torch.tensor([len(row.completion) % 2 for row in batch])}

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from trl import (  # type: ignore[attr-defined]
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 
 from tests.conformance.reference import VOCABULARY, collate, model, rows
 from tests.conformance.trainers import _tokenizer
@@ -129,7 +136,7 @@ def test_preferences_have_no_perplexity_but_their_rewards(tmp_path: Path) -> Non
 
 
 def test_policies_have_no_perplexity_but_their_reward(tmp_path: Path) -> None:
-    def reward(completions: list[str], **kwargs: Any) -> list[float]:
+    def reward(completions: list[str], **kwargs: Any) -> list[float | None]:
         return [float(index % 2) for index in range(len(completions))]
 
     network = model()

@@ -1,8 +1,8 @@
-from transformers import AutoModelForCausalLM, GPT2Config, Trainer, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 from trainer_hooks.transformers import TelemetryCallback
 
-model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2))
+model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2))
 data = [{"input_ids": [at % 64] * 8, "labels": [at % 64] * 8} for at in range(64)]
 Trainer(
     model=model,
