@@ -129,7 +129,7 @@ class Tee:
         """A Monitor of our own, unless one has recorded: what is logged after its end is of no training."""
         with_lock = self._lock.acquire(blocking=False)
         try:
-            if not with_lock or not self._may_open or monitors._current is not None:
+            if not with_lock or not self._may_open or monitors._has_recorded:
                 return None
             self._may_open = False
             opened = Monitor(name=self._name, run=self._run, start_ns=self._began_ns, provisional=True)

@@ -31,6 +31,7 @@ SECRET = "the client said that she"
 def _teed(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a process of its own, in which nothing has recorded."""
     monkeypatch.setattr(monitors, "_current", None)
+    monkeypatch.setattr(monitors, "_has_recorded", False)
     tee.install(name="teed")
     yield
     tee.remove()
