@@ -17,9 +17,10 @@ from accelerate import tracking
 from accelerate.tracking import GeneralTracker
 
 from trainer_hooks.monitor import Monitor, warn
-from trainer_hooks.names import Names
+from trainer_hooks.names import Names, is_number
 from trainer_hooks.torch_loop import TorchLoop
-from trainer_hooks.torch_process import watch
+from trainer_hooks.torch_process import tell_norm, watch
+from trainer_hooks.wrapping import put_around
 
 
 class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
@@ -74,7 +75,7 @@ class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
         numbers: dict[str, Any] = {}
         for name, value in values.items():
             ours = self._names(name)
-            if ours is None or ours in self.monitor.measured or not _is_number(value):
+            if ours is None or ours in self.monitor.measured or not is_number(value):
                 continue
             if ours == "validation_loss":
                 self.monitor.evaluated(loss=value)
@@ -113,27 +114,18 @@ class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
     def _follow(self, accelerator: Any, monitor: Monitor) -> None:
         loop = watch(monitor)
         self._watch_prepared(accelerator, loop)
-        for name in ("prepare", "prepare_model", "prepare_optimizer"):
-            self._put(accelerator, name, functools.partial(self._prepare, accelerator, loop), loop)
-        self._put(accelerator, "backward", functools.partial(_backward, loop), loop)
-        self._put(accelerator, "clip_grad_norm_", functools.partial(_clip, loop), loop)
-        self._put(accelerator, "save_state", functools.partial(_save_state, accelerator, monitor), loop)
-        self._put(accelerator, "end_training", self._end, loop)
-
-    def _put(self, accelerator: Any, name: str, around: Callable[..., Any], loop: TorchLoop) -> None:
-        """Put `around` around a method of this Accelerator, until the end of the recording."""
-        method = getattr(accelerator, name)
-
-        @functools.wraps(method)
-        def replacement(*args: Any, **kwargs: Any) -> Any:
-            return around(method, *args, **kwargs)
-
-        def restore() -> None:
-            if vars(accelerator).get(name) is replacement:  # else somebody put theirs around ours
-                delattr(accelerator, name)
-
-        setattr(accelerator, name, replacement)
-        loop.monitor.when_closing(restore)
+        prepare = functools.partial(self._prepare, accelerator, loop)
+        told: dict[str, Callable[..., Any]] = {
+            "prepare": prepare,
+            "prepare_model": prepare,
+            "prepare_optimizer": prepare,
+            "backward": functools.partial(_backward, loop),
+            "clip_grad_norm_": functools.partial(tell_norm, loop),
+            "save_state": functools.partial(_save_state, accelerator, monitor),
+            "end_training": self._end,
+        }
+        for name, tell in told.items():
+            monitor.when_closing(put_around(accelerator, name, functools.partial(functools.partial, tell)))
 
     def _prepare(
         self, accelerator: Any, loop: TorchLoop, method: Callable[..., Any], *args: Any, **kwargs: Any
@@ -172,13 +164,6 @@ def _backward(loop: TorchLoop, method: Callable[..., Any], *args: Any, **kwargs:
         loop.backward_ended(completed)
 
 
-def _clip(loop: TorchLoop, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    norm = method(*args, **kwargs)
-    if norm is not None:
-        loop.gradient_norm(norm)
-    return norm
-
-
 def _save_state(
     accelerator: Any, monitor: Monitor, method: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
@@ -194,10 +179,6 @@ def _folder(accelerator: Any, given: Any) -> Any:
         return Path(accelerator.project_dir, "checkpoints", f"checkpoint_{accelerator.save_iteration}")
     except Exception:  # another version's: then the size is unknown
         return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) or getattr(value, "ndim", None) == 0
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,7 +197,6 @@ def _begin(accelerator: Any, project_name: str = "", config: Any = None, init_kw
 
 
 def _on_every_rank(original: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(original)
     def init_trackers(accelerator: Any, *args: Any, **kwargs: Any) -> None:
         original(accelerator, *args, **kwargs)
         try:
@@ -231,7 +211,7 @@ def _register() -> None:
     register = getattr(tracking, "register_tracker_class", None)  # since 1.15
     if register is not None:
         register(TelemetryTracker)
-    accelerate.Accelerator.init_trackers = _on_every_rank(accelerate.Accelerator.init_trackers)
+    put_around(accelerate.Accelerator, "init_trackers", _on_every_rank)
 
 
 _register()

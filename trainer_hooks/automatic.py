@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import os
 import sys
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
-from trainer_hooks import identity, imports
+from trainer_hooks import entry_points, identity, imports
 from trainer_hooks.monitor import Monitor, current
+from trainer_hooks.wrapping import put_around
 
 _process: Any = None
 
@@ -19,11 +18,10 @@ _process: Any = None
 def tell_of_exits() -> None:
     """Have the recording closed before an `os._exit`, which lets nothing else run."""
     if not hasattr(os._exit, "__wrapped__"):
-        os._exit = _telling(os._exit)
+        put_around(os, "_exit", _telling)
 
 
 def _telling(original: Callable[..., Any]) -> Any:
-    @functools.wraps(original)
     def leave(status: int) -> Any:
         monitor = current()
         # Another thread's is a watchdog's: the training may hold what closing would wait for.
@@ -74,18 +72,18 @@ def lightning_fabric() -> None:
 
 def _provide(module: str, factory: str) -> None:
     """Let Lightning find our entry point, also where the hook is not installed beside it."""
-    owner: Any = sys.modules[module]
-    original = owner._load_external_callbacks
 
-    @functools.wraps(original)
-    def load(group: str) -> list[Any]:
-        found: list[Any] = original(group)
-        if not any(type(each).__module__.startswith("trainer_hooks.") for each in found):
-            # Nothing is printed of what is added here.
-            found = [*found, *getattr(importlib.import_module("trainer_hooks.entry_points"), factory)()]
-        return found
+    def with_ours(original: Callable[[str], list[Any]]) -> Callable[[str], list[Any]]:
+        def load(group: str) -> list[Any]:
+            found = original(group)
+            if not any(type(each).__module__.startswith("trainer_hooks.") for each in found):
+                # Nothing is printed of what is added here.
+                found = [*found, *getattr(entry_points, factory)()]
+            return found
 
-    owner._load_external_callbacks = load
+        return load
+
+    put_around(sys.modules[module], "_load_external_callbacks", with_ours)
 
 
 def _open_monitor() -> Monitor | None:

@@ -18,7 +18,8 @@ import torch
 from trainer_hooks.entry_points import yields
 from trainer_hooks.monitor import Monitor, current, warn
 from trainer_hooks.torch_loop import TorchLoop
-from trainer_hooks.torch_process import watch
+from trainer_hooks.torch_process import tell_norm, watch
+from trainer_hooks.wrapping import put_around
 
 _recording: FabricTelemetry | None = None  # whose recording was opened last
 
@@ -104,33 +105,20 @@ class FabricTelemetry:
         if monitor.recording:
             _recording = self
             self._loop = watch(monitor)
-            self._put(fabric, "clip_gradients", functools.partial(_clip, self._loop), self._loop)
-            self._put(fabric, "save", functools.partial(_save, monitor), self._loop)
-
-    def _put(self, fabric: Any, name: str, around: Callable[..., Any], loop: TorchLoop) -> None:
-        """Put `around` around a method of this Fabric, until the end of the recording."""
-        method = getattr(fabric, name)
-
-        @functools.wraps(method)
-        def replacement(*args: Any, **kwargs: Any) -> Any:
-            return around(method, *args, **kwargs)
-
-        def restore() -> None:
-            if vars(fabric).get(name) is replacement:  # else somebody put theirs around ours
-                delattr(fabric, name)
-
-        setattr(fabric, name, replacement)
-        loop.monitor.when_closing(restore)
+            for name, tell in {
+                "clip_gradients": functools.partial(tell_norm, self._loop),
+                "save": functools.partial(_save, monitor),
+            }.items():
+                monitor.when_closing(put_around(fabric, name, functools.partial(functools.partial, tell)))
 
 
 def follow(fabric: Any) -> None:
     """Make the methods of setup of this class, a Fabric, tell those callbacks of theirs that are ours."""
     for name in ("setup", "setup_module", "setup_optimizers"):
-        setattr(fabric, name, _telling(getattr(fabric, name)))
+        put_around(fabric, name, _telling)
 
 
 def _telling(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def setup(fabric: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(fabric, *args, **kwargs)
         try:
@@ -142,13 +130,6 @@ def _telling(original: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return setup
-
-
-def _clip(loop: TorchLoop, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    norm = method(*args, **kwargs)
-    if norm is not None:
-        loop.gradient_norm(norm)
-    return norm
 
 
 def _save(monitor: Monitor, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -10,8 +10,10 @@ from time import monotonic_ns
 
 TYPE_CHECKING = False  # typing's would cost more than all the rest
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
+
+    Installer = str | Callable[[], object]
 
 # After the import of a module, call a function without arguments, `module:function`.
 INSTALLERS = {
@@ -41,8 +43,11 @@ def arm() -> None:
     after_import(INSTALLERS)
 
 
-def after_import(installers: "Mapping[str, str]") -> None:
-    """Call each function once, after the first import of its module. They may fail: that is logged."""
+def after_import(installers: "Mapping[str, Installer]") -> None:
+    """Call each function once, after the first import of its module. They may fail: that is logged.
+
+    A function is named by `module:function` where its module, too, is to be imported only then.
+    """
     finder = _Finder(installers)
     sys.meta_path.insert(0, finder)
     for name in installers:
@@ -50,27 +55,29 @@ def after_import(installers: "Mapping[str, str]") -> None:
             finder.imported(name)
 
 
-def _install(installer: str) -> None:
+def _install(name: str, installer: "Installer") -> None:
     try:
+        if not isinstance(installer, str):
+            installer()
+            return
         import importlib
 
-        from trainer_hooks import automatic
+        if armed_ns is not None:
+            from trainer_hooks import automatic
 
-        automatic.tell_of_exits()
+            automatic.tell_of_exits()
         module, _, function = installer.partition(":")
         getattr(importlib.import_module(module), function)()
     except Exception as error:
         import logging
 
-        logging.getLogger("trainvitals").warning(
-            "%s cannot follow this process: %s", installer, type(error).__name__
-        )
+        logging.getLogger("trainvitals").warning("%s cannot be followed: %s", name, type(error).__name__)
 
 
 class _Finder:
     """Finds what the finders behind it find; for the modules it waits for, it is told of their execution."""
 
-    def __init__(self, installers: "Mapping[str, str]") -> None:
+    def __init__(self, installers: "Mapping[str, Installer]") -> None:
         self._waiting = dict(installers)
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
@@ -87,11 +94,14 @@ class _Finder:
         """The module has been imported: call its function, the first time."""
         installer = self._waiting.pop(name, None)
         if installer is not None:
-            _install(installer)
+            _install(name, installer)
 
     def _found_by_others(self, name: str, path: "Any", target: "Any") -> "Any":
-        for finder in list(sys.meta_path):
-            find_spec = None if finder is self else getattr(finder, "find_spec", None)
+        finders = list(sys.meta_path)
+        if self not in finders:
+            return None
+        for finder in finders[finders.index(self) + 1 :]:  # those before it may be asking it
+            find_spec = getattr(finder, "find_spec", None)
             spec = None if find_spec is None else find_spec(name, path, target)
             if spec is not None:
                 return spec

@@ -54,6 +54,7 @@ _F = TypeVar("_F", bound=Callable[..., None])
 _T = TypeVar("_T")
 
 _current: Monitor | None = None
+_has_recorded = False  # any Monitor of this process
 
 
 def current() -> Monitor | None:
@@ -124,7 +125,7 @@ class Monitor:
         start_ns: int | None = None,
         provisional: bool = False,
     ) -> None:
-        global _current
+        global _current, _has_recorded
         self.recording = False
         self._recorder: recording.Recorder | None = None
         self.loss_kind = loss_kind or None
@@ -145,7 +146,7 @@ class Monitor:
             who = identity.identify(run=run, name=name, rank=rank, world_size=world_size)
             facts = _printable({**(info or {}), "loss_kind": loss_kind or ""})
             self._open(who, directory, facts, start_ns, began)
-            _current = self
+            _current, _has_recorded = self, True
         except Exception as error:
             with contextlib.suppress(Exception):
                 self._abandon()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import Any
 
 _TRAIN = ("", "train_", "training_")
 _VALIDATION = ("val_", "valid_", "validation_", "eval_", "evaluation_", "dev_")
@@ -100,6 +101,13 @@ _MOST_NAMES = 1024
 def known(name: str) -> str | None:
     """The name that a Monitor has for what usually bears this one; None for any other."""
     return _KNOWN.get(_SEPARATORS.sub("_", name.strip().lower()))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a logged value is one number, on whatever device."""
+    if isinstance(value, (str, bytes, bool)):
+        return False
+    return isinstance(value, (int, float)) or getattr(value, "ndim", None) == 0
 
 
 class Names:

@@ -24,7 +24,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from trainer_hooks.monitor import COMPUTE, DATA, OTHER, Monitor, Number, current, warn
-from trainer_hooks.names import Names
+from trainer_hooks.names import Names, is_number
+from trainer_hooks.wrapping import put_around
 
 _TOLD_AT_MOST_EVERY_NS = 100_000_000
 
@@ -180,7 +181,7 @@ class TelemetryCallback(BaseCallback):
         self._stepped_since_told = False
         others: dict[str, Number] = {}
         for name, value in values.items():
-            ours = self._names(name) if _is_number(value) else None
+            ours = self._names(name) if is_number(value) else None
             if ours == "loss":
                 monitor.told(loss=value)
             elif ours is not None and ours not in monitor.measured:
@@ -212,11 +213,10 @@ def _forget(model: BaseAlgorithm) -> None:
 
 def install() -> None:
     """Put a TelemetryCallback into every `learn` that is given none and of which no Monitor records."""
-    _put_around(BaseAlgorithm, "_init_callback", _with_ours)
+    put_around(BaseAlgorithm, "_init_callback", _with_ours)  # which adds none to one of ours
 
 
 def _with_ours(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def _init_callback(model: BaseAlgorithm, callback: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             callback = _joined(callback)
@@ -255,23 +255,7 @@ def _leading_optimizer(model: BaseAlgorithm) -> Any:
     return getattr(critic, "optimizer", None) or getattr(model.policy, "optimizer", None)
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, (str, bytes, bool)):
-        return False
-    return isinstance(value, (int, float)) or getattr(value, "ndim", None) == 0
-
-
-def _put_around(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Put `around` around a function of a class or module, once."""
-    original = vars(owner)[name]
-    if not hasattr(original, "_trainvitals"):
-        replacement: Any = around(original)
-        replacement._trainvitals = True
-        setattr(owner, name, replacement)
-
-
 def _told_of_exceptions(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def learn(model: BaseAlgorithm, *args: Any, **kwargs: Any) -> Any:
         try:
             return original(model, *args, **kwargs)
@@ -285,7 +269,6 @@ def _told_of_exceptions(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _in_phase_evaluation(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def evaluate_policy(model: Any, *args: Any, **kwargs: Any) -> Any:
         monitor = _monitor_of(model)
         if monitor is None:
@@ -297,7 +280,6 @@ def _in_phase_evaluation(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _as_a_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def save(model: BaseAlgorithm, path: Any, *args: Any, **kwargs: Any) -> Any:
         monitor = _monitor_of(model)
         if monitor is None:
@@ -324,9 +306,9 @@ def _zip(path: Any) -> Any:
 def _register() -> None:
     # None of these has a callback: an exception, an evaluation, a save.
     for algorithm in (OnPolicyAlgorithm, OffPolicyAlgorithm):
-        _put_around(algorithm, "learn", _told_of_exceptions)
-    _put_around(callbacks, "evaluate_policy", _in_phase_evaluation)
-    _put_around(BaseAlgorithm, "save", _as_a_checkpoint)
+        put_around(algorithm, "learn", _told_of_exceptions)
+    put_around(callbacks, "evaluate_policy", _in_phase_evaluation)
+    put_around(BaseAlgorithm, "save", _as_a_checkpoint)
 
 
 _register()

@@ -11,10 +11,7 @@ steps and batches, since a call of a logger is none: the current step is the lar
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib.abc
-import importlib.machinery
 import sys
 import types
 from _thread import allocate_lock
@@ -25,10 +22,11 @@ from threading import get_ident
 from time import monotonic_ns
 from typing import Any, NamedTuple
 
+from trainer_hooks import imports, readback
 from trainer_hooks import monitor as monitors
-from trainer_hooks import readback
 from trainer_hooks.monitor import OTHER, Monitor, Number, current, warn
 from trainer_hooks.names import Names
+from trainer_hooks.wrapping import put_around
 
 _MOST_HANDED = 256  # from other threads
 _DEEPEST = 4  # of W&B's dictionaries within dictionaries
@@ -39,33 +37,29 @@ Read = Callable[..., tuple[Logged, Any]]
 
 
 def install(*, name: str | None = None, run: str | None = None) -> None:
-    """Tee what this process logs, also by libraries that are imported later; a second call does nothing.
+    """Tee what this process logs, also by libraries that are imported later; a second call adds nothing.
 
     Args:
         name, run: of the recording, where none but this opens one: see Monitor.
     """
     global _tee
-    if _tee is not None:
-        return
-    _tee = Tee(name=name, run=run)
-    sys.meta_path.insert(0, _after_import)
+    if _tee is None:
+        _tee = Tee(name=name, run=run)
+    _wait_for_loggers()
     for module in _LOGGERS:
-        if module in sys.modules:
-            install_into(sys.modules[module])
+        _imported(module)
 
 
 def remove() -> None:
     """Give every logger its own methods back; the recording stays open."""
     global _tee
     _tee = None
-    if _after_import in sys.meta_path:
-        sys.meta_path.remove(_after_import)
-    for owner, method in list(_replaced):
-        original, replacement = _replaced[owner, method]
-        if vars(owner).get(method) is replacement:  # else somebody put theirs around ours, which is idle now
+    for (owner, method), take_off in list(_replaced.items()):
+        ours = vars(owner).get(method)
+        take_off()
+        if vars(owner).get(method) is not ours:  # else somebody put theirs around ours, which is idle now
             del _replaced[owner, method]
-            setattr(owner, method, original)
-            _rebind(owner, replacement)
+            _rebind(owner, ours)
 
 
 def install_into(module: types.ModuleType) -> None:
@@ -76,12 +70,20 @@ def install_into(module: types.ModuleType) -> None:
             owner = getattr(module, class_name, None)
             original = vars(owner).get(method) if isinstance(owner, type) else None
             if owner is not None and callable(original) and (owner, method) not in _replaced:
-                replacement = _teed(original, read)
-                _replaced[owner, method] = original, replacement
-                setattr(owner, method, replacement)
+                _replaced[owner, method] = put_around(owner, method, functools.partial(_teed, read))
                 _rebind(owner, original)
     except Exception as error:
         warn("what %s logs is not recorded: %s", module.__name__, type(error).__name__)
+
+
+@functools.cache
+def _wait_for_loggers() -> None:
+    imports.after_import({module: functools.partial(_imported, module) for module in _LOGGERS})
+
+
+def _imported(module: str) -> None:
+    if _tee is not None and module in sys.modules:
+        install_into(sys.modules[module])
 
 
 class Tee:
@@ -127,7 +129,7 @@ class Tee:
         """A Monitor of our own, unless one has recorded: what is logged after its end is of no training."""
         with_lock = self._lock.acquire(blocking=False)
         try:
-            if not with_lock or not self._may_open or monitors._current is not None:
+            if not with_lock or not self._may_open or monitors._has_recorded:
                 return None
             self._may_open = False
             opened = Monitor(name=self._name, run=self._run, start_ns=self._began_ns, provisional=True)
@@ -248,8 +250,7 @@ def _greater(step: int | None, other: int | None) -> int | None:
     return max(step, other)
 
 
-def _teed(original: Callable[..., Any], read: Read) -> Callable[..., Any]:
-    @functools.wraps(original)
+def _teed(read: Read, original: Callable[..., Any]) -> Callable[..., Any]:
     def teed(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         tee = _tee
@@ -330,48 +331,14 @@ _LOGGERS: Mapping[str, tuple[_Method, ...]] = {
     ),
 }
 MODULES = tuple(_LOGGERS)
-_replaced: dict[tuple[type, str], tuple[Callable[..., Any], Callable[..., Any]]] = {}
+_replaced: dict[tuple[type, str], Callable[[], None]] = {}  # and what takes ours off again
 _tee: Tee | None = None
 
 
-def _rebind(owner: type, before: Callable[..., Any]) -> None:
+def _rebind(owner: type, before: Any) -> None:
     """`wandb.log` is a method of the run that was begun: where it is `before`, take the newest."""
     wandb = sys.modules.get("wandb")
     log = getattr(wandb, "log", None)
     run = getattr(log, "__self__", None)
     if wandb is not None and isinstance(run, owner) and getattr(log, "__func__", None) is before:
         setattr(wandb, "log", getattr(run, "log"))  # noqa: B009, B010
-
-
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Finds nothing itself, but sees to it that the loggers' modules are teed once they are imported."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in _LOGGERS:
-            return None
-        for finder in sys.meta_path:
-            if finder is not self and hasattr(finder, "find_spec"):
-                spec = finder.find_spec(fullname, path, target)
-                if spec is not None:
-                    _install_when_executed(fullname, spec.loader)
-                    return spec
-        return None
-
-
-def _install_when_executed(name: str, loader: Any) -> None:
-    execute = getattr(loader, "exec_module", None)
-    if execute is None:
-        return
-
-    def exec_module(module: types.ModuleType) -> None:
-        execute(module)
-        if _tee is not None and module.__name__ == name:
-            install_into(module)
-
-    with contextlib.suppress(Exception):  # a loader that nothing can be put around
-        loader.exec_module = exec_module
-
-
-_after_import = _AfterImport()

@@ -24,6 +24,7 @@ from torch.utils.data import dataloader
 from trainer_hooks.monitor import Monitor, current, warn
 from trainer_hooks.torch_hooks import tell_of_compiled
 from trainer_hooks.torch_loop import TorchLoop
+from trainer_hooks.wrapping import put_around
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -67,7 +68,7 @@ class Functions:
 
     def __init__(self, current: Callable[[], TorchLoop | None]) -> None:
         self._current = current
-        self._replaced: list[tuple[Any, str, Any, Any]] = []
+        self._take_off: list[Callable[[], None]] = []
 
     def replace(self) -> None:
         """Replace what every way of watching needs."""
@@ -85,17 +86,12 @@ class Functions:
 
     def put(self, owner: Any, name: str, around: Callable[[_F], _F]) -> None:
         """Put `around` around a function of a module or class."""
-        original = getattr(owner, name)
-        replacement = functools.wraps(original)(around(original))
-        setattr(owner, name, replacement)
-        self._replaced.append((owner, name, original, replacement))
+        self._take_off.append(put_around(owner, name, around))
 
     def restore(self) -> None:
         """Take everything back; what somebody put theirs around stays, and tells nobody any more."""
-        while self._replaced:
-            owner, name, original, replacement = self._replaced.pop()
-            if getattr(owner, name) is replacement:
-                setattr(owner, name, original)
+        while self._take_off:
+            self._take_off.pop()()
 
     def loop(self) -> TorchLoop | None:
         """Who is to be told of what happens on this thread now."""
@@ -372,6 +368,14 @@ class _RootHook:
             self._arm()
             raise
         loop.tell_forward_begins(module, args)
+
+
+def tell_norm(loop: TorchLoop, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Clip by a framework's own method, which returns the norm of the gradients, or None."""
+    norm = original(*args, **kwargs)
+    if norm is not None:
+        loop.gradient_norm(norm)
+    return norm
 
 
 def _are_parameters(args: tuple[Any, ...]) -> bool:

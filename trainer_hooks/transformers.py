@@ -21,6 +21,7 @@ from trainer_hooks.batches import TokenCounter
 from trainer_hooks.monitor import Monitor, warn
 from trainer_hooks.transformers_loss import TrainerLoss, inner_model
 from trainer_hooks.transformers_training import Training
+from trainer_hooks.wrapping import put_around
 
 _LOOP = "_inner_training_loop"  # of Trainer; may run several times in one train(), each with smaller batches
 
@@ -186,7 +187,6 @@ def _nothing(error: BaseException | None) -> None:
 
 
 def _recorded(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
     def training(trainer: Any, *args: Any, **kwargs: Any) -> Any:
         end = _begin(trainer)
         try:
@@ -202,7 +202,7 @@ def _recorded(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _register() -> None:
     integration_utils.INTEGRATION_TO_CALLBACK["trainvitals"] = TelemetryCallback
-    setattr(Trainer, _LOOP, _recorded(getattr(Trainer, _LOOP)))
+    put_around(Trainer, _LOOP, _recorded)
 
 
 _register()

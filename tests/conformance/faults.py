@@ -93,7 +93,6 @@ PASSED_THROUGH = {
     ("torch_process.py", "original"),
     ("accelerate.py", "original"),
     ("accelerate.py", "method"),
-    ("accelerate.py", "around"),
     ("lightning.py", "save"),
 }
 # Faults that need not be told: a name is left in a folder, which the next recorder removes; a path is none,

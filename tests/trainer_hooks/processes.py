@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-_LAUNCHERS = (
+RUN = [sys.executable, "-m", "trainer_hooks", "run"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+LAUNCHERS = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_", "TORCHELASTIC_", "TRAINVITALS_"),
     *("OMPI_", "PMI_", "PMIX_", "MPI_LOCALRANKID", "MV2_"),
 )
@@ -25,7 +27,7 @@ _LAUNCHERS = (
 
 def environment(**changes: str) -> dict[str, str]:
     """The environment of a process that no launcher started, with these changes."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(_LAUNCHERS)}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHERS)}
     return {**kept, "PYTHONPATH": str(ROOT), **changes}
 
 
@@ -80,6 +82,31 @@ def ended(
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def done(
+    command: Sequence[str], folder: Path, *, standard_input: bytes = b"", **changes: str
+) -> subprocess.CompletedProcess[bytes]:
+    """The command at its end; it runs in the folder and records below its `recordings`."""
+    return subprocess.run(
+        command,
+        cwd=folder,
+        input=standard_input,
+        capture_output=True,
+        timeout=240,
+        env=settings(folder, **changes),
+        check=False,
+    )
+
+
+def settings(folder: Path, **changes: str) -> dict[str, str]:
+    """The environment of a process that leaves what it writes in the folder."""
+    return environment(
+        TRAINVITALS_DIR=str(folder / "recordings"),
+        XDG_STATE_HOME=str(folder / "state"),
+        OMP_NUM_THREADS="1",
+        **changes,
+    )
 
 
 def own_mounts() -> list[str]:

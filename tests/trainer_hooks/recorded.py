@@ -42,6 +42,18 @@ def only(directory: Path) -> Recorded:
     return found
 
 
+def without_a_fault(directory: Path) -> list[Recorded]:
+    """The recordings below a directory, of which the hook counted no fault."""
+    found = recorded(directory)
+    assert [(each.live.hook_errors, each.live.hook_dropped) for each in found] == [(0, 0)] * len(found)
+    return found
+
+
+def scalars(seen: Recorded) -> dict[object, float | None]:
+    """The numbers that were recorded under names of the training's own."""
+    return {event["name"]: seen.live.scalars[int(str(event["slot"]))] for event in seen.of("scalar")}
+
+
 def every_byte(directory: Path) -> bytes:
     """All files below a directory, one after the other."""
     return b"".join(path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file())

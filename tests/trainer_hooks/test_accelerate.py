@@ -32,18 +32,10 @@ SECRET = "the client said that she"
 
 
 @pytest.fixture(autouse=True)
-def _recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TRAINVITALS_DIR", str(tmp_path / "recordings"))
-    for launcher in ("TRAINVITALS_RUN", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(launcher, raising=False)
+def _anew(recordings: Path) -> Iterator[None]:
     yield
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
-
-
-@pytest.fixture
-def recordings(tmp_path: Path) -> Path:
-    return tmp_path / "recordings"
 
 
 def clean(recordings: Path) -> Recorded:

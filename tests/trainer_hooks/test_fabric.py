@@ -21,20 +21,12 @@ from trainer_hooks.recording import FINISHED, find
 
 
 @pytest.fixture(autouse=True)
-def _recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TRAINVITALS_DIR", str(tmp_path / "recordings"))
+def _closed(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TRAINVITALS", "0")  # only the callbacks that a test gives its Fabric
-    for launcher in ("TRAINVITALS_RUN", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(launcher, raising=False)
     yield
     monitor = current()
     if monitor is not None:
         monitor.finish()
-
-
-@pytest.fixture
-def recordings(tmp_path: Path) -> Path:
-    return tmp_path / "recordings"
 
 
 def lit(*callbacks: Any, kind: Any = lightning.fabric.Fabric, **options: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from trainer_hooks import exits, imports
+from trainer_hooks import imports
 
 called: list[str] = []
 
@@ -34,7 +34,6 @@ def framework(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (tmp_path / "a_framework.py").write_text("before = __loader__.__dict__.keys()\nafter = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    monkeypatch.setattr(exits, "watch", lambda tell: None)  # this process is not armed
     importlib.invalidate_caches()
     called.clear()
     yield
@@ -111,8 +110,18 @@ def test_a_missing_or_failing_piece_is_logged_and_harms_nothing(
 
     assert imported().after == 1
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"{installer} cannot follow this process: ")
+    assert record.getMessage().startswith("a_framework cannot be followed: ")
     assert "patient" not in record.getMessage()
+
+
+def test_two_may_wait_for_the_same_module() -> None:
+    imports.after_import({"a_framework": HERE})
+    imports.after_import({"a_framework": lambda: called.append("the other")})
+
+    module = imported()
+
+    assert sorted(called) == ["framework", "the other"]
+    assert "exec_module" not in vars(module.__loader__)
 
 
 def test_finders_that_ask_each_other_come_to_an_end() -> None:

@@ -18,14 +18,12 @@ from typing import Any
 import pytest
 
 from exporters.recordings import RecordingsCollector
-from tests.trainer_hooks.processes import ROOT, environment, wait_until
-from tests.trainer_hooks.recorded import Recorded, recorded
+from tests.trainer_hooks.processes import ROOT, RUN, TORCHRUN, done, settings, wait_until
+from tests.trainer_hooks.recorded import Recorded, recorded, without_a_fault
 from trainer_hooks import run
 from trainer_hooks.recording import FAILED, FINISHED
 
 PLAIN_DDP = ROOT / "tests" / "trainer_hooks" / "scripts" / "plain_ddp.py"
-RUN = [sys.executable, "-m", "trainer_hooks", "run"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
 
 
 def python(script: str, folder: Path, *arguments: str) -> list[str]:
@@ -33,30 +31,6 @@ def python(script: str, folder: Path, *arguments: str) -> list[str]:
     path = folder / "script.py"
     path.write_text(textwrap.dedent(script))
     return [sys.executable, str(path), *arguments]
-
-
-def done(
-    command: Sequence[str], folder: Path, *, standard_input: bytes = b"", **changes: str
-) -> subprocess.CompletedProcess[bytes]:
-    """The command at its end; it runs in the folder and records below its `recordings`."""
-    return subprocess.run(
-        command,
-        cwd=folder,
-        input=standard_input,
-        capture_output=True,
-        timeout=240,
-        env=settings(folder, **changes),
-        check=False,
-    )
-
-
-def settings(folder: Path, **changes: str) -> dict[str, str]:
-    return environment(
-        TRAINVITALS_DIR=str(folder / "recordings"),
-        XDG_STATE_HOME=str(folder / "state"),
-        OMP_NUM_THREADS="1",
-        **changes,
-    )
 
 
 @contextlib.contextmanager
@@ -72,19 +46,12 @@ def started(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[b
         process.communicate()
 
 
-def clean(folder: Path) -> list[Recorded]:
-    """What was recorded, without a fault."""
-    found = recorded(folder / "recordings")
-    assert [(each.live.hook_errors, each.live.hook_dropped) for each in found] == [(0, 0)] * len(found)
-    return found
-
-
 def test_each_rank_of_a_distributed_script_without_a_word_of_ours_is_recorded(tmp_path: Path) -> None:
     ended = done([*RUN, "--name", "ours", *TORCHRUN, str(PLAIN_DDP), "--name", "theirs"], tmp_path)
 
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count(b"theirs: loss") == 2
-    ranks = clean(tmp_path)
+    ranks = without_a_fault(tmp_path / "recordings")
     assert [(each.static.rank, each.static.world_size) for each in ranks] == [(0, 2), (1, 2)]
     (name,) = {each.static.run for each in ranks}
     assert name.startswith("ours-")
@@ -147,7 +114,7 @@ def test_a_script_computes_and_says_the_same_with_and_without(tmp_path: Path) ->
     assert said[0][:2] == (0, said[0][1])
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert not recorded(tmp_path / "without" / "recordings")
-    (seen,) = clean(tmp_path / "with")
+    (seen,) = without_a_fault(tmp_path / "with" / "recordings")
     assert (seen.live.steps, seen.live.outcome) == (12, FINISHED)
     assert seen.static.run.startswith("plain_ddp-")
     assert seen.static.info["framework"] == f"torch {torch.__version__}"
@@ -322,7 +289,7 @@ def test_how_a_script_ends_is_known(tmp_path: Path) -> None:
 
     codes = [1, 0, 3, 8, 255, 0, 9, 1, 4, 0, 5, -signal.SIGINT, 0, 0]
     assert list(json.loads(ended.stdout).values()) == codes
-    assert {each.static.run: told_end(each) for each in clean(tmp_path)} == {
+    assert {each.static.run: told_end(each) for each in without_a_fault(tmp_path / "recordings")} == {
         "exception": (FAILED, "ZeroDivisionError"),
         "exit": (FINISHED, "exit"),
         "code": (FAILED, "exit code 3"),
@@ -338,7 +305,9 @@ def test_how_a_script_ends_is_known(tmp_path: Path) -> None:
         "went_on": (FINISHED, "exit"),
         "other_thread": (FINISHED, "exit"),
     }
-    (exception,) = next(each for each in clean(tmp_path) if each.static.run == "exception").of("exception")
+    (exception,) = next(
+        each for each in without_a_fault(tmp_path / "recordings") if each.static.run == "exception"
+    ).of("exception")
     assert exception["place"] == "<string>:1 in <module>"
 
 
@@ -376,7 +345,7 @@ def test_ranks_that_a_script_spawns_are_one_run_and_their_loaders_workers_nothin
     ended = done([*RUN, *python(SPAWNED, tmp_path, str(tmp_path / "meeting"))], tmp_path)
 
     assert (ended.returncode, ended.stderr) == (0, b"")
-    ranks = clean(tmp_path)
+    ranks = without_a_fault(tmp_path / "recordings")
     assert [(each.static.rank, each.static.world_size) for each in ranks] == [(0, 2), (1, 2)]
     assert len({each.static.run for each in ranks}) == 1
     assert [(each.live.steps, each.live.samples) for each in ranks] == [(4, 8), (4, 8)]
@@ -405,7 +374,7 @@ def test_a_script_that_is_imported_again_in_its_workers_is_recorded_once(
 ) -> None:
     ended = done([*RUN, *python(UNGUARDED, tmp_path, *arguments)], tmp_path)
 
-    (seen,) = clean(tmp_path)
+    (seen,) = without_a_fault(tmp_path / "recordings")
     assert seen.live.steps == steps
     assert (seen.live.outcome == FINISHED) == (ended.returncode == 0) == (steps == 6)
 
@@ -423,7 +392,7 @@ def test_two_trainings_of_one_command_are_two_runs(tmp_path: Path) -> None:
     ended = done([*RUN, "--", "sh", "-c", f"{command}; {command}; exit 5"], tmp_path)
 
     assert (ended.returncode, ended.stderr) == (5, b"")
-    first, second = clean(tmp_path)
+    first, second = without_a_fault(tmp_path / "recordings")
     assert first.static.run != second.static.run
     assert {each.static.run.rpartition("-")[0] for each in (first, second)} == {"script"}
     assert (first.live.steps, second.live.steps) == (1, 1)
@@ -444,7 +413,7 @@ def test_a_script_that_records_by_itself_stays_the_only_source(tmp_path: Path) -
     ended = done([*RUN, "--name", "from outside", *python(script, tmp_path)], tmp_path)
 
     assert (ended.returncode, ended.stderr) == (0, b"")
-    (seen,) = clean(tmp_path)
+    (seen,) = without_a_fault(tmp_path / "recordings")
     assert seen.static.run.startswith("explicit-")
     assert (seen.live.steps, seen.live.phase_ns[3]) == (3, 0)
 
@@ -577,7 +546,7 @@ def test_accelerates_launcher_starts_ranks_that_are_recorded(tmp_path: Path) -> 
     ended = done([*RUN, *launch, "--num_processes", "2", str(PLAIN_DDP)], tmp_path)
 
     assert ended.returncode == 0, ended.stderr
-    ranks = clean(tmp_path)
+    ranks = without_a_fault(tmp_path / "recordings")
     assert [(each.static.rank, each.live.steps, each.live.outcome) for each in ranks] == [
         (0, 6, FINISHED),
         (1, 6, FINISHED),
@@ -592,7 +561,9 @@ def test_a_module_and_a_line_of_python_are_recorded_too(tmp_path: Path) -> None:
     for way in (["-m", "trainable"], ["-c", "import trainable"]):
         ended = done([*RUN, sys.executable, *way], tmp_path)
         assert (ended.returncode, ended.stderr) == (0, b"")
-    assert sorted(each.static.run.rpartition("-")[0] for each in clean(tmp_path)) == ["trainable", "x-c"]
+    assert sorted(
+        each.static.run.rpartition("-")[0] for each in without_a_fault(tmp_path / "recordings")
+    ) == ["trainable", "x-c"]
 
 
 def test_an_isolated_python_is_left_alone(tmp_path: Path) -> None:

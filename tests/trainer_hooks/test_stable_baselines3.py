@@ -16,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor as EpisodeMonitor
 
-from tests.trainer_hooks.recorded import Recorded, every_byte, only, recorded
+from tests.trainer_hooks.recorded import Recorded, every_byte, only, recorded, scalars
 from trainer_hooks import monitor as monitors
 from trainer_hooks import stable_baselines3, tee
 from trainer_hooks.monitor import CHECKPOINT, COMPUTE, DATA, EVALUATION, Monitor
@@ -75,10 +75,7 @@ class Kept(sb3_logger.KVWriter):
 
 
 @pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TRAINVITALS_DIR", str(tmp_path / "recordings"))
-    for launcher in ("TRAINVITALS_RUN", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(launcher, raising=False)
+def _alone(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(monitors, "_current", None)
     monkeypatch.setattr(
         BaseAlgorithm, "_init_callback", inspect.unwrap(vars(BaseAlgorithm)["_init_callback"])
@@ -87,19 +84,10 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     tee.remove()
 
 
-@pytest.fixture
-def recordings(tmp_path: Path) -> Path:
-    return tmp_path / "recordings"
-
-
 def clean(recordings: Path) -> Recorded:
     seen = only(recordings)
     assert (seen.live.hook_errors, seen.live.hook_dropped) == (0, 0)
     return seen
-
-
-def scalars(seen: Recorded) -> dict[object, float | None]:
-    return {event["name"]: seen.live.scalars[int(str(event["slot"]))] for event in seen.of("scalar")}
 
 
 def ppo(environment: gymnasium.Env[Any, Any] | None = None, **options: Any) -> PPO:
