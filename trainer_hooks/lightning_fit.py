@@ -236,7 +236,7 @@ class FitTelemetry:
         began, spent_ns = monotonic_ns(), monitor._hook_ns
         try:
             self._end_batch(monitor, trainer, outputs, batch)
-            global_step = trainer.global_step
+            global_step = self._epoch_loop.global_step  # what `trainer.global_step` asks
             made = global_step - self._global_step
             if made or not self._by_lightning:  # where Lightning may log, too
                 self._log(monitor, trainer, batch_idx)

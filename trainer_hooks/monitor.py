@@ -111,6 +111,37 @@ class Monitor:
             in this process takes the recording over.
     """
 
+    # What each step touches lies side by side: after a step of the training every cache line is a wait.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_append",
+        "_bucket",
+        "_data_ns",
+        "_doubles",
+        "_flops_per_token",
+        "_gradient_norm",
+        "_hook_ns",
+        "_last_step_ns",
+        "_learning_rate",
+        "_look_at_ns",
+        "_loss_token_sum",
+        "_loss_told",
+        "_must_publish",
+        "_outside_step_ns",
+        "_phase",
+        "_phase_ns",
+        "_since_ns",
+        "_step_has_batches",
+        "_step_loss_sum",
+        "_step_loss_weight",
+        "_timeline",
+        "_totals",
+        "_unsigned",
+        "_waiting",
+        "recording",
+    )
+
     def __init__(
         self,
         *,
@@ -178,6 +209,7 @@ class Monitor:
         # The counts once more, to read them: from a view that costs as much as to write.
         self._totals = list(recorder.unsigned)
         self._loss_token_sum = 0.0
+        self._learning_rate = nan  # of the first group
         self._append, self._publish = recorder.append, recorder.publish
         self._must_publish = not recorder.mapped
         recorder.on_disarm = self._stop
@@ -334,25 +366,27 @@ class Monitor:
             unsigned[_BATCHES] = totals[_BATCHES] = totals[_BATCHES] + 1
             unsigned[_LAST_PROGRESS_NS] = now
             self._step_has_batches = True
-            if loss.__class__ is not float:
+            waits: object = self._waiting
+            if loss is not None and loss.__class__ is not float:
                 loss = self._number(loss)
-            if tokens.__class__ is not int:
+                waits = waits or loss.__class__ is _PENDING
+            if tokens is not None and tokens.__class__ is not int:
                 tokens = self._number(tokens)
-            if trained_tokens.__class__ is not int:
+                waits = waits or tokens.__class__ is _PENDING
+            if trained_tokens is not None and trained_tokens.__class__ is not int:
                 trained_tokens = self._number(trained_tokens)
-            if normalizer.__class__ is not int:
+                waits = waits or trained_tokens.__class__ is _PENDING
+            if normalizer is not None and normalizer.__class__ is not int:
                 normalizer = self._number(normalizer)
-            if (
-                self._waiting
-                or loss.__class__ is _PENDING
-                or tokens.__class__ is _PENDING
-                or trained_tokens.__class__ is _PENDING
-                or normalizer.__class__ is _PENDING
-            ):
+                waits = waits or normalizer.__class__ is _PENDING
+            if waits:
                 self._arrivals.wait(self._apply_batch, loss, tokens, trained_tokens, normalizer)
             else:
                 self._apply_batch(loss, tokens, trained_tokens, normalizer)
-            unsigned[_SAMPLES] = totals[_SAMPLES] = totals[_SAMPLES] + _count_of(samples)
+            if samples.__class__ is not int or samples < 0:
+                samples = _count_of(samples)
+            if samples:
+                unsigned[_SAMPLES] = totals[_SAMPLES] = totals[_SAMPLES] + samples
         except Exception as error:
             self.fault(error)
         self._hook_ns = spent_ns + monotonic_ns() - now
@@ -365,7 +399,10 @@ class Monitor:
         spent_ns = self._hook_ns
         try:
             unsigned, totals = self._unsigned, self._totals
-            step = totals[_STEP] + 1 if step is None else _count_of(step)
+            if step is None:
+                step = totals[_STEP] + 1
+            elif step.__class__ is not int or step < 0:
+                step = _count_of(step)
             unsigned[_STEP] = totals[_STEP] = step
             if not self._step_has_batches:
                 unsigned[_BATCHES] = totals[_BATCHES] = totals[_BATCHES] + 1
@@ -489,6 +526,8 @@ class Monitor:
                     break
                 if rate.__class__ is float and -inf < rate < inf and not waiting:
                     doubles[slot] = rate
+                    if slot == _LEARNING_RATE:
+                        self._learning_rate = rate
                 else:
                     self._arrivals.call(self._store, slot, readback.read_now(rate))
                 slot += 1
@@ -808,14 +847,16 @@ class Monitor:
     ) -> None:
         unsigned, totals = self._unsigned, self._totals
         if tokens is not None:
-            count = _count_of(tokens)
+            count = tokens if tokens.__class__ is int and tokens >= 0 else _count_of(tokens)
             unsigned[_TOKENS_ALL] = totals[_TOKENS_ALL] = totals[_TOKENS_ALL] + count
             if self._flops_per_token:
                 self._model_flops += count * self._flops_per_token
                 self._doubles[_MODEL_FLOPS] = float(self._model_flops)
         weight = 1
         if trained_tokens is not None:
-            weight = _count_of(trained_tokens)
+            weight = trained_tokens
+            if weight.__class__ is not int or weight < 0:
+                weight = _count_of(weight)
             unsigned[_TOKENS_TRAINED] = totals[_TOKENS_TRAINED] = totals[_TOKENS_TRAINED] + weight
         if loss is None:
             return
@@ -846,7 +887,7 @@ class Monitor:
         self._step_loss_weight = 0
         if gradient_norm is None:
             gradient_norm = nan
-        elif not isfinite(gradient_norm):
+        elif not -inf < gradient_norm < inf:
             self._count("nonfinite_gradient")
             gradient_norm = nan
         if weight or not self._loss_told:
@@ -875,7 +916,7 @@ class Monitor:
                     totals[_LOSS_TOKENS],
                     self._loss_token_sum,
                     loss,
-                    doubles[_LEARNING_RATE],
+                    self._learning_rate,
                     gradient_norm,
                 )
             )
@@ -902,7 +943,9 @@ class Monitor:
         self._store(slot, value)
 
     def _store(self, slot: int, value: float | None) -> None:
-        self._doubles[slot] = value if value is not None and isfinite(value) else nan
+        self._doubles[slot] = stored = value if value is not None and isfinite(value) else nan
+        if slot == _LEARNING_RATE:
+            self._learning_rate = stored
 
     def _count(self, name: str) -> None:
         if self.recording:
