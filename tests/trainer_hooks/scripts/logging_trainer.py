@@ -59,8 +59,9 @@ def transformers(folder: Path, ours: bool) -> None:
     )
     data: Any = TRAINED
     others: Any = EVALUATED
+    network: Any = model()
     trainer = Trainer(
-        model=model(),
+        model=network,
         args=arguments,
         train_dataset=data,
         eval_dataset=others,
@@ -72,7 +73,7 @@ def transformers(folder: Path, ours: bool) -> None:
         trainer.train()
         sys.stdout = said
     history = [each["loss"] for each in trainer.state.log_history if "loss" in each]
-    _say(trainer.model.parameters(), losses=history)
+    _say(network.parameters(), losses=history)
 
 
 def lightning(folder: Path, ours: bool) -> None:
@@ -139,7 +140,7 @@ def _epochs(
 
 def fabric(folder: Path, ours: bool) -> None:
     from lightning.fabric import Fabric
-    from lightning.fabric.loggers import TensorBoardLogger
+    from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
     callbacks: list[Any] = []
     if ours:
@@ -156,8 +157,8 @@ def fabric(folder: Path, ours: bool) -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    loaders = fabric.setup_dataloaders(_loader(TRAINED), _loader(EVALUATED))
-    _epochs(network, *loaders, step, fabric.log_dict)
+    loaders: Any = fabric.setup_dataloaders(_loader(TRAINED), _loader(EVALUATED))
+    _epochs(network, loaders[0], loaders[1], step, fabric.log_dict)
     _say(bare.parameters())
 
 
