@@ -26,7 +26,7 @@ def _telling(original: Callable[..., Any]) -> Any:
     def leave(status: int) -> Any:
         monitor = current()
         if monitor is not None and isinstance(status, int):
-            monitor.guard(monitor._end, SystemExit(status), "exit")
+            monitor.guard(monitor.end, SystemExit(status), "exit")
         return original(status)
 
     return leave
