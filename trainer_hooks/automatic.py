@@ -26,7 +26,7 @@ def _telling(original: Callable[..., Any]) -> Any:
         monitor = current()
         # Another thread's is a watchdog's: the training may hold what closing would wait for.
         if monitor is not None and monitor.thread == get_ident() and isinstance(status, int):
-            monitor.guard(monitor._end, SystemExit(status), "exit")
+            monitor.guard(monitor.end, SystemExit(status), "exit")
         return original(status)
 
     return leave

@@ -11,11 +11,14 @@ import re
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import nan
 from typing import Any, NamedTuple
 
 from trainer_hooks import peak_flops
-from trainer_hooks.recording import DEVICE_PHASES, PHASES
+from trainer_hooks.recording import DEVICE_PHASES, PHASES, SLOT
 
+LOOK_EVERY_NS = 1_000_000_000
+NEVER = 1 << 63
 _MOST_EVENTS = 256
 _MIG = re.compile(
     r"MIG-(GPU-)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(?(1)/\d+/\d+)", re.IGNORECASE
@@ -179,3 +182,61 @@ class Timeline:
                 self._free[border.device].append(border.event)
             if border.place != _NO_TIME and at + 1 < len(borders):
                 self._dropped()
+
+
+class Watch:
+    """What a recording holds of the devices: nothing before the trainer has brought CUDA up.
+
+    A look that fails is the last, and so is a device that fails: it is not asked again.
+
+    Args:
+        dropped: told of each phase whose time on a device is left out.
+        event: told of the devices in use, whenever there are others.
+    """
+
+    def __init__(self, dropped: Callable[[], None], event: Callable[..., None]) -> None:
+        self.timeline: Timeline | None = None
+        self._dropped = dropped
+        self._event = event
+        self._devices: Devices | None = None
+        self._used: tuple[int, ...] = ()
+
+    def look(self, doubles: Any, now: int, precision: str | None) -> int:
+        """Take what torch's allocator says, and which devices there are; the time of the next look, in ns."""
+        if self._devices is None:
+            torch = initialised()
+            if torch is None or torch.cuda.is_current_stream_capturing():
+                return now + LOOK_EVERY_NS
+            self._devices = Devices(torch)
+            self.timeline = Timeline(torch, self._dropped)
+            self.take_time(doubles)
+        memory, used = self._devices.look()
+        doubles[_ALLOCATED], doubles[_RESERVED], doubles[_RESERVED_PEAK], doubles[_ALLOC_RETRIES] = memory
+        if used != self._used:
+            self._used = used
+            gpus = [self._devices.gpu(index) for index in used]
+            names = ",".join(sorted({gpu.name for gpu in gpus}))
+            uuids = ",".join(gpu.uuid for gpu in gpus if gpu.uuid)
+            self._event("info", device=names, **({"gpu_uuid": uuids} if uuids else {}))
+            peak = self._devices.peak_flops(gpus, precision)
+            doubles[_PEAK_FLOPS] = nan if peak is None else peak
+        return now + LOOK_EVERY_NS
+
+    def forget(self) -> None:
+        """At the next look, tell of the devices as if there were others."""
+        self._used = ()
+
+    def take_time(self, doubles: Any) -> None:
+        """Take the time of the phases on the devices, as far as they have come."""
+        timeline, self.timeline = self.timeline, None
+        if timeline is not None:
+            timeline.resolve()
+            self.timeline = timeline
+            for slot, seconds in enumerate(timeline.seconds, _DEVICE_SECONDS):
+                doubles[slot] = seconds
+
+
+_DEVICE_SECONDS = SLOT["device_seconds"]
+_ALLOCATED, _RESERVED = SLOT["cuda_allocated_bytes"], SLOT["cuda_reserved_bytes"]
+_RESERVED_PEAK, _ALLOC_RETRIES = SLOT["cuda_reserved_peak_bytes"], SLOT["cuda_alloc_retries"]
+_PEAK_FLOPS = SLOT["peak_flops"]

@@ -34,7 +34,6 @@ from trainer_hooks.monitor import (
     warn,
 )
 from trainer_hooks.readback import Pending
-from trainer_hooks.recording import SLOT
 from trainer_hooks.torch_calls import Call
 from trainer_hooks.torch_process import Functions
 from trainer_hooks.torch_window import Evaluation
@@ -47,7 +46,6 @@ _RECORDED_OTHERWISE = {
     *("loss", "learning_rate", "gradient_norm", "loss_scale", "preprocessing_seconds", "epoch", "step"),
     *("validation_loss", "validation_accuracy"),
 }
-_EPOCH = SLOT["epoch"]
 
 _F = TypeVar("_F", bound=Callable[..., None])
 
@@ -185,9 +183,9 @@ class FitTelemetry:
                 monitor.guard(self._look_for_overflow, monitor, optimizer.found_inf)
 
     def _look_for_overflow(self, monitor: Monitor, found: Any) -> None:
-        number = monitor._number(found)
+        number = monitor.read(found)
         if isinstance(number, Pending):  # known later: the step counts then, and as skipped as well
-            monitor._arrivals.wait(functools.partial(_skip_where, monitor), number)
+            monitor.when_arrived(functools.partial(_skip_where, monitor), number)
         elif number and self._steps_made:
             self._steps_made -= 1
 
@@ -233,7 +231,7 @@ class FitTelemetry:
         monitor = self.monitor
         if monitor is None:
             return
-        began, spent_ns = monotonic_ns(), monitor._hook_ns
+        began, spent_ns = monotonic_ns(), monitor.hook_ns
         try:
             self._end_batch(monitor, trainer, outputs, batch)
             global_step = self._epoch_loop.global_step  # what `trainer.global_step` asks
@@ -246,7 +244,7 @@ class FitTelemetry:
         except Exception as error:
             monitor.fault(error)
         monitor.enter(DATA)
-        monitor._hook_ns = spent_ns + monotonic_ns() - began
+        monitor.hook_ns = spent_ns + monotonic_ns() - began
 
     def _end_batch(self, monitor: Monitor, trainer: Any, outputs: Any, batch: Any) -> None:
         loss = loss_of(outputs)
@@ -278,7 +276,7 @@ class FitTelemetry:
                 monitor.skip_step()
             if skipped == made:
                 return
-        if norm is not None and monitor._gradient_norm is None:  # none that the module logged
+        if norm is not None and monitor.gradient_norm is None:  # none that the module logged
             monitor.log(gradient_norm=norm)
         monitor.end_step(global_step)
 
@@ -286,7 +284,7 @@ class FitTelemetry:
         """Metrics that cannot be read do not lose their step."""
         try:
             if self._batches is not None:
-                monitor._store(_EPOCH, self._epoch + (batch_idx + 1) / self._batches)
+                monitor.epoch(self._epoch + (batch_idx + 1) / self._batches)
             new = self._logged.new(self._epoch_loop._results)
             if _lightning_logs(trainer, self._epoch_loop):
                 monitor.log(**_metrics(trainer))

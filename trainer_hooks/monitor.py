@@ -28,9 +28,11 @@ from time import monotonic_ns
 from types import TracebackType
 from typing import Any, TypeVar
 
-from trainer_hooks import device, directory, identity, readback, recording
+from trainer_hooks import device, directory, exceptions, identity, readback, recording
 from trainer_hooks.arrivals import Arrivals
-from trainer_hooks.recording import BODY, PHASE_CODES, PHASE_MASK, PHASES, SLOT
+from trainer_hooks.contexts import PhaseContext, StepContext
+from trainer_hooks.recording import PHASE_CODES, PHASE_MASK, PHASES, SLOT
+from trainer_hooks.totals import Totals, count_of
 
 logger = logging.getLogger("trainvitals")
 
@@ -43,8 +45,6 @@ _PHASE_NS = SLOT["phase_ns"]
 _STEP_DURATION_COUNTS = SLOT["step_duration_counts"]
 _LEARNING_RATE = SLOT["learning_rates"]
 _LEARNING_RATES_END = _LEARNING_RATE + recording.LEARNING_RATE_GROUPS
-_LOOK_AT_DEVICES_EVERY_NS = 1_000_000_000
-_NEVER = 1 << 63
 
 Number = Any  # a Python or numpy number, or a tensor of one element on any device
 
@@ -89,7 +89,7 @@ def _guarded(method: _F) -> _F:
     return guarded  # type: ignore[return-value]
 
 
-class Monitor:
+class Monitor(Totals):
     """Records one training in this process. Every call is a no-op where nothing can be recorded.
 
     Use it as a context manager, or say `finish` or `fail`. A script that does neither is recorded as
@@ -111,35 +111,23 @@ class Monitor:
             in this process takes the recording over.
     """
 
-    # What each step touches lies side by side: after a step of the training every cache line is a wait.
     __slots__ = (
         "__dict__",
         "__weakref__",
-        "_append",
         "_bucket",
         "_data_ns",
-        "_doubles",
-        "_flops_per_token",
-        "_gradient_norm",
-        "_hook_ns",
         "_last_step_ns",
-        "_learning_rate",
         "_look_at_ns",
-        "_loss_token_sum",
-        "_loss_told",
         "_must_publish",
         "_outside_step_ns",
-        "_phase",
         "_phase_ns",
         "_since_ns",
         "_step_has_batches",
-        "_step_loss_sum",
-        "_step_loss_weight",
         "_timeline",
-        "_totals",
-        "_unsigned",
         "_waiting",
-        "recording",
+        "active_phase",
+        "gradient_norm",
+        "hook_ns",
     )
 
     def __init__(
@@ -164,7 +152,7 @@ class Monitor:
         self._record_messages = record_messages
         self._when_closing: list[Callable[[], None]] = []
         self._fault_logged = False
-        self._hook_ns = 0
+        self.hook_ns = 0
         # What is told by whoever sees it happen, and so is not taken from what a script logs: see `tee`.
         self.measured = {"loss", "learning_rate", "gradient_norm", "loss_scale", "step"}
         began = monotonic_ns()
@@ -183,7 +171,7 @@ class Monitor:
                 self._abandon()
             warn("telemetry is off for this run: %s", error)
             return
-        self._hook_ns += monotonic_ns() - began
+        self.hook_ns += monotonic_ns() - began
 
     def _open(
         self,
@@ -205,38 +193,28 @@ class Monitor:
             recorder = taken_over
         static = recorder.static
         self._recorder = recorder
-        self._unsigned, self._doubles = recorder.unsigned, recorder.doubles
-        # The counts once more, to read them: from a view that costs as much as to write.
-        self._totals = list(recorder.unsigned)
-        self._loss_token_sum = 0.0
-        self._learning_rate = nan  # of the first group
-        self._append, self._publish = recorder.append, recorder.publish
+        self._start(recorder)
+        self._publish = recorder.publish
         self._must_publish = not recorder.mapped
         recorder.on_disarm = self._stop
         start = static.start_monotonic_ns
-        self._phase = INIT
+        self.active_phase = INIT
         self._since_ns = self._last_step_ns = start
         self._phase_ns = [0] * len(PHASES)
         self._outside_step_ns = 0  # initialisation, evaluation and checkpoints up to the last step
         self._data_ns = 0
         self._bucket = _bucket(0)
         self._step_has_batches = False
-        self._step_loss_sum = 0.0
-        self._step_loss_weight = 0
-        self._gradient_norm: float | readback.Pending | None = None
-        self._loss_told = False
+        self.gradient_norm: float | readback.Pending | None = None
         self._scalars: dict[str, int] = before._scalars if taken_over and before else {}
         self._facts = dict(static.info)
-        self._flops_per_token = 0
-        self._model_flops = 0
-        self._devices: device.Devices | None = None
-        self._devices_used: tuple[int, ...] = ()
+        self._devices = device.Watch(functools.partial(self._count, "hook_dropped"), self.event)
         self._timeline: device.Timeline | None = None  # where there is a CUDA device
         self._look_at_ns = 0
         self._arrivals = Arrivals(functools.partial(self._count, "hook_dropped"), self.fault)
         self._waiting = self._arrivals.waiting
-        self._phases = [_PhaseContext(self, code) for code in range(len(PHASES))]
-        self._step_context = _StepContext(self)
+        self._phases = [PhaseContext(self, code) for code in range(len(PHASES))]
+        self._step_context = StepContext(self)
         self.thread = get_ident()  # that of the training, which alone may call
         self.recording = True
         atexit.register(self._at_exit)
@@ -249,7 +227,7 @@ class Monitor:
 
     def _used(self) -> bool:
         """Whether anything but the initialisation has been recorded."""
-        return bool(self._phase != INIT or self._totals[_STEPS] or self._totals[_BATCHES])
+        return bool(self.active_phase != INIT or self._totals[_STEPS] or self._totals[_BATCHES])
 
     def _give_up(self, who: identity.Identity | None) -> recording.Recorder | None:
         """Record no more; the recorder where it is that of `who`, else none is left of the recording."""
@@ -287,12 +265,12 @@ class Monitor:
         try:
             # `now & ~PHASE_MASK | phase`; raises for what is no phase, before anything is changed
             word = (now | PHASE_MASK) - _PHASE_COMPLEMENTS[phase]
-            old = self._phase
+            old = self.active_phase
             unsigned, phase_ns = self._unsigned, self._phase_ns
             phase_ns[old] = total = phase_ns[old] + now - self._since_ns
             unsigned[_PHASE_NS + old] = total  # before the word: see recording, Phases
             unsigned[_PHASE_WORD] = word
-            self._phase = phase
+            self.active_phase = phase
             self._since_ns = now
             if self._timeline is not None:
                 self._timeline.border(old, phase)
@@ -300,7 +278,7 @@ class Monitor:
                 self._publish()
         except Exception as error:
             self.fault(error)
-        self._hook_ns += monotonic_ns() - now
+        self.hook_ns += monotonic_ns() - now
 
     def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Within it wall time belongs to this phase, one of recording.PHASES; after it, to the one before."""
@@ -317,7 +295,7 @@ class Monitor:
         Within phase evaluation all of it is that. A bar that wants the loader's length goes inside:
         `batches(tqdm(loader))`.
         """
-        evaluating = self.recording and self._phase == EVALUATION
+        evaluating = self.recording and self.active_phase == EVALUATION
         waiting, resting = (EVALUATION, EVALUATION) if evaluating else (DATA, OTHER)
         iterator: Iterator[_T] | None = None
         while True:
@@ -360,7 +338,7 @@ class Monitor:
         if not self.recording or _is_compiling():
             return
         now = monotonic_ns()
-        spent_ns = self._hook_ns
+        spent_ns = self.hook_ns
         try:
             unsigned, totals = self._unsigned, self._totals
             unsigned[_BATCHES] = totals[_BATCHES] = totals[_BATCHES] + 1
@@ -368,48 +346,48 @@ class Monitor:
             self._step_has_batches = True
             waits: object = self._waiting
             if loss is not None and loss.__class__ is not float:
-                loss = self._number(loss)
+                loss = self.read(loss)
                 waits = waits or loss.__class__ is _PENDING
             if tokens is not None and tokens.__class__ is not int:
-                tokens = self._number(tokens)
+                tokens = self.read(tokens)
                 waits = waits or tokens.__class__ is _PENDING
             if trained_tokens is not None and trained_tokens.__class__ is not int:
-                trained_tokens = self._number(trained_tokens)
+                trained_tokens = self.read(trained_tokens)
                 waits = waits or trained_tokens.__class__ is _PENDING
             if normalizer is not None and normalizer.__class__ is not int:
-                normalizer = self._number(normalizer)
+                normalizer = self.read(normalizer)
                 waits = waits or normalizer.__class__ is _PENDING
             if waits:
                 self._arrivals.wait(self._apply_batch, loss, tokens, trained_tokens, normalizer)
             else:
                 self._apply_batch(loss, tokens, trained_tokens, normalizer)
             if samples.__class__ is not int or samples < 0:
-                samples = _count_of(samples)
+                samples = count_of(samples)
             if samples:
                 unsigned[_SAMPLES] = totals[_SAMPLES] = totals[_SAMPLES] + samples
         except Exception as error:
             self.fault(error)
-        self._hook_ns = spent_ns + monotonic_ns() - now
+        self.hook_ns = spent_ns + monotonic_ns() - now
 
     def end_step(self, step: int | None = None) -> None:
         """One optimizer step is done: number `step`, or one more than the last."""
         if not self.recording or _is_compiling():
             return
         now = monotonic_ns()
-        spent_ns = self._hook_ns
+        spent_ns = self.hook_ns
         try:
             unsigned, totals = self._unsigned, self._totals
             if step is None:
                 step = totals[_STEP] + 1
             elif step.__class__ is not int or step < 0:
-                step = _count_of(step)
+                step = count_of(step)
             unsigned[_STEP] = totals[_STEP] = step
             if not self._step_has_batches:
                 unsigned[_BATCHES] = totals[_BATCHES] = totals[_BATCHES] + 1
             self._step_has_batches = False
             # The active phase may have begun before this step's end: count it up to now, and go on.
             phase_ns = self._phase_ns
-            phase_ns[self._phase] += now - self._since_ns
+            phase_ns[self.active_phase] += now - self._since_ns
             self._since_ns = now
             outside_step_ns = phase_ns[INIT] + phase_ns[EVALUATION] + phase_ns[CHECKPOINT]
             duration_ns = now - self._last_step_ns - (outside_step_ns - self._outside_step_ns)
@@ -428,24 +406,27 @@ class Monitor:
             self._last_step_ns = now
             self._outside_step_ns = outside_step_ns
             self._data_ns = data_ns
-            norm, self._gradient_norm = self._gradient_norm, None
+            norm, self.gradient_norm = self.gradient_norm, None
             batches, samples = totals[_BATCHES], totals[_SAMPLES]
             if self._waiting or norm.__class__ is _PENDING:
                 self._arrivals.wait(
                     self._apply_step, norm, step, now, duration_ns, phase_ns.copy(), batches, samples
                 )
             else:
-                self._apply_step(norm, step, now, duration_ns, phase_ns, batches, samples)
+                try:
+                    self._apply_step(norm, step, now, duration_ns, phase_ns, batches, samples)
+                except Exception as error:  # the record is lost; the running totals must not be
+                    self.fault(error)
             unsigned[_STEPS] = totals[_STEPS] = totals[_STEPS] + 1
             if self._timeline is not None:
-                self._take_device_time(self._timeline)
+                self._take_device_time()
             if now >= self._look_at_ns:
                 self._look_at_devices(now)
             if self._must_publish:
                 self._publish()
         except Exception as error:
             self.fault(error)
-        self._hook_ns = spent_ns + monotonic_ns() - now
+        self.hook_ns = spent_ns + monotonic_ns() - now
 
     @_guarded
     def skip_step(self) -> None:
@@ -463,7 +444,7 @@ class Monitor:
     @_guarded
     def resume(self, step: int) -> None:
         """The run takes up after optimizer step `step` of an earlier attempt."""
-        step = _count_of(step)
+        step = count_of(step)
         self._unsigned[_STEP] = self._unsigned[SLOT["resumed_from_step"]] = self._totals[_STEP] = step
         self.event("resume", step=step)
 
@@ -493,16 +474,20 @@ class Monitor:
         """
         unsigned, totals = self._unsigned, self._totals
         unsigned[_LAST_PROGRESS_NS] = monotonic_ns()
-        unsigned[_HOOK_NS] = self._hook_ns
+        unsigned[_HOOK_NS] = self.hook_ns
         if loss is not None:
             self._loss_told = True
-            self._arrivals.call(self._apply_told, _LOSS, "nonfinite_loss", self._number(loss))
+            self._arrivals.call(self._apply_told, _LOSS, "nonfinite_loss", self.read(loss))
         if gradient_norm is not None:
-            number = self._number(gradient_norm)
+            number = self.read(gradient_norm)
             self._arrivals.call(self._apply_told, _GRADIENT_NORM, "nonfinite_gradient", number)
         if step is not None and step > totals[_STEP]:
             unsigned[_STEP] = totals[_STEP] = step
             self._publish()
+
+    def when_arrived(self, call: Callable[[float | None], None], number: readback.Pending) -> None:
+        """Have this called with a number that `read` gave, once it has come; with None where it is lost."""
+        self._arrivals.wait(call, number)
 
     def hand_over(self, call: Callable[[], None]) -> None:
         """Have the training's thread make this call with the next batch, step or number it tells of.
@@ -517,7 +502,7 @@ class Monitor:
         if not self.recording or _is_compiling():
             return
         began = monotonic_ns()
-        spent_ns = self._hook_ns
+        spent_ns = self.hook_ns
         try:
             doubles, waiting = self._doubles, self._waiting
             slot = _LEARNING_RATE
@@ -533,7 +518,7 @@ class Monitor:
                 slot += 1
         except Exception as error:
             self.fault(error)
-        self._hook_ns = spent_ns + monotonic_ns() - began
+        self.hook_ns = spent_ns + monotonic_ns() - began
 
     @_guarded
     def model(self, module: Any, *, sequence_length: int | None = None) -> None:
@@ -551,36 +536,16 @@ class Monitor:
             self._doubles[_MODEL_FLOPS] = float(self._model_flops)
 
     def _look_at_devices(self, now: int) -> None:
-        """Take what torch's allocator says, and which devices there are; nothing before CUDA is in use."""
-        self._look_at_ns = _NEVER  # a look that fails is the last
-        if self._devices is None:
-            torch = device.initialised()
-            if torch is None or torch.cuda.is_current_stream_capturing():
-                self._look_at_ns = now + _LOOK_AT_DEVICES_EVERY_NS
-                return
-            self._devices = device.Devices(torch)
-            self._timeline = device.Timeline(torch, functools.partial(self._count, "hook_dropped"))
-            self._take_device_time(self._timeline)
-        memory, used = self._devices.look()
-        doubles = self._doubles
-        doubles[_ALLOCATED], doubles[_RESERVED], doubles[_RESERVED_PEAK], doubles[_ALLOC_RETRIES] = memory
-        if used != self._devices_used:
-            self._devices_used = used
-            gpus = [self._devices.gpu(index) for index in used]
-            names = ",".join(sorted({gpu.name for gpu in gpus}))
-            uuids = ",".join(gpu.uuid for gpu in gpus if gpu.uuid)
-            self.event("info", device=names, **({"gpu_uuid": uuids} if uuids else {}))
-            peak = self._devices.peak_flops(gpus, self._facts.get("precision"))
-            doubles[_PEAK_FLOPS] = nan if peak is None else peak
-        self._look_at_ns = now + _LOOK_AT_DEVICES_EVERY_NS
+        self._look_at_ns = device.NEVER  # a look that fails is the last
+        try:
+            self._look_at_ns = self._devices.look(self._doubles, now, self._facts.get("precision"))
+        finally:
+            self._timeline = self._devices.timeline
 
-    def _take_device_time(self, timeline: device.Timeline) -> None:
+    def _take_device_time(self) -> None:
         self._timeline = None  # a device that fails is not asked again
-        timeline.resolve()
-        self._timeline = timeline
-        doubles = self._doubles
-        for slot, seconds in enumerate(timeline.seconds, _DEVICE_SECONDS):
-            doubles[slot] = seconds
+        self._devices.take_time(self._doubles)
+        self._timeline = self._devices.timeline
 
     def watch(self, *watched: Any) -> None:
         """Follow a plain torch training by these models, criteria and optimizers: nothing else need be said.
@@ -607,24 +572,29 @@ class Monitor:
         if not self.recording or _is_compiling():
             return
         began = monotonic_ns()
-        spent_ns = self._hook_ns
+        spent_ns = self.hook_ns
         for name, value in values.items():
             if value is not None:
                 try:
                     self._log_one(name, value)
                 except Exception as error:
                     self.fault(error)
-        self._hook_ns = spent_ns + monotonic_ns() - began
+        self.hook_ns = spent_ns + monotonic_ns() - began
+
+    def epoch(self, epochs: float) -> None:
+        """Epochs done, with the part of the present one."""
+        if self.recording:
+            self._store(_EPOCH, epochs)
 
     def _log_one(self, name: str, value: Number) -> None:
         if name == "learning_rate":
             self.learning_rates([value])
             return
-        number = value if value.__class__ is float else self._number(value)
+        number = value if value.__class__ is float else self.read(value)
         if name == "gradient_norm":
-            if isinstance(self._gradient_norm, readback.Pending):
-                self._gradient_norm.abandon()
-            self._gradient_norm = number
+            if isinstance(self.gradient_norm, readback.Pending):
+                self.gradient_norm.abandon()
+            self.gradient_norm = number
         elif name == "loss":
             self._arrivals.call(self._apply_batch, number, None, None, None)
         elif name in _LOGGED:
@@ -669,14 +639,12 @@ class Monitor:
             accuracy: 0 to 1.
         """
         self._unsigned[_LAST_PROGRESS_NS] = monotonic_ns()
-        self._arrivals.call(
-            self._apply_evaluation, self._number(loss), self._number(tokens), self._number(accuracy)
-        )
+        self._arrivals.call(self._apply_evaluation, self.read(loss), self.read(tokens), self.read(accuracy))
 
     @contextlib.contextmanager
     def checkpoint(self, path: Path | str | None = None) -> Iterator[None]:
         """Within it a checkpoint is written; `path` is the file or folder whose size to take."""
-        before = self._phase if self.recording else OTHER
+        before = self.active_phase if self.recording else OTHER
         began = time.monotonic()
         self.enter(CHECKPOINT)
         try:
@@ -726,13 +694,13 @@ class Monitor:
         facts = _printable(info)
         if facts:
             self._facts.update(facts)
-            self._devices_used = ()  # the peak goes by the precision
+            self._devices.forget()  # the peak goes by the precision
             self.event("info", **facts)
 
     @_guarded
     def passes(self, error: BaseException | None) -> None:
         """An exception passes. Lack of memory is counted, once, though the trainer may catch it and go on."""
-        if _is_out_of_memory(error) and not hasattr(error, _COUNTED):
+        if exceptions.is_out_of_memory(error) and not hasattr(error, _COUNTED):
             setattr(error, _COUNTED, True)
             self._count("ooms")
             self.event("oom", type=type(error).__name__)
@@ -743,7 +711,7 @@ class Monitor:
         kind = type(error).__name__
         self.passes(error)
         message = {"message": str(error)[:512]} if self._record_messages else {}
-        self.event("exception", type=kind, place=_place(error.__traceback__), **message)
+        self.event("exception", type=kind, place=exceptions.place(error.__traceback__), **message)
 
     def when_closing(self, callback: Callable[[], None]) -> None:
         """Have this called once, before the recording closes: it may still record what it has in hand."""
@@ -756,10 +724,17 @@ class Monitor:
     def fail(self, error: BaseException) -> None:
         """The training ended with an exception: record it and close the recording."""
         self.exception(error)
-        self._close(recording.FAILED, "fail", type=_kind(error))
+        self._close(recording.FAILED, "fail", error)
 
     @_guarded
-    def _close(self, outcome: int, kind: str, at_exit: bool = False, **fields: object) -> None:
+    def _close(
+        self,
+        outcome: int,
+        kind: str,
+        error: BaseException | None = None,
+        at_exit: bool = False,
+        **fields: object,
+    ) -> None:
         assert self._recorder is not None
         self._recorder.disarm_elsewhere()
         if not self.recording:
@@ -768,14 +743,16 @@ class Monitor:
         for callback in callbacks:
             self.guard(callback)
         try:
-            self.enter(self._phase)  # bring the totals up to the end
+            self.enter(self.active_phase)  # bring the totals up to the end
             self._arrivals.drain(everything=True)
             if self._timeline is not None:
                 self.guard(self._last_look, self._timeline)
-            self._unsigned[_HOOK_NS] = self._hook_ns
+            self._unsigned[_HOOK_NS] = self.hook_ns
+            if error is not None:
+                fields["type"] = exceptions.kind(error)
             self.event(kind, **fields)
-        except Exception as error:  # whatever is lost: a training that ended was not killed
-            self.fault(error)
+        except Exception as fault:  # whatever is lost: a training that ended was not killed
+            self.fault(fault)
         finally:
             self.recording = False
             try:
@@ -785,7 +762,7 @@ class Monitor:
 
     def _last_look(self, timeline: device.Timeline) -> None:
         try:
-            self._take_device_time(timeline)
+            self._take_device_time()
             self._look_at_devices(monotonic_ns())
         finally:
             timeline.abandon()
@@ -806,7 +783,7 @@ class Monitor:
         if error is None:
             self._close(recording.FINISHED, "finish", at_exit=True, reason="exit")
         else:
-            self._end(error, "exit")
+            self.end(error, "exit")
 
     def __enter__(self) -> Monitor:
         return self
@@ -814,9 +791,10 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, place: TracebackType | None
     ) -> None:
-        self._end(error, "completed")
+        self.end(error, "completed")
 
-    def _end(self, error: BaseException | None, reason: str) -> None:
+    def end(self, error: BaseException | None, reason: str) -> None:
+        """The training ended by this exception, or for this reason where there is none."""
         if error is None:
             self.finish(reason)
         elif isinstance(error, KeyboardInterrupt):
@@ -826,7 +804,8 @@ class Monitor:
         else:
             self.fail(error)
 
-    def _number(self, value: Number | None) -> float | readback.Pending | None:
+    def read(self, value: Number | None) -> float | readback.Pending | None:
+        """The number, or on its way from a device; None, and counted, where reading it would do harm."""
         if value is None:
             return None
         try:
@@ -837,91 +816,6 @@ class Monitor:
         if number is None:
             self._count("hook_dropped")
         return number
-
-    def _apply_batch(
-        self,
-        loss: Number | None,
-        tokens: Number | None,
-        trained_tokens: Number | None,
-        normalizer: Number | None,
-    ) -> None:
-        unsigned, totals = self._unsigned, self._totals
-        if tokens is not None:
-            count = tokens if tokens.__class__ is int and tokens >= 0 else _count_of(tokens)
-            unsigned[_TOKENS_ALL] = totals[_TOKENS_ALL] = totals[_TOKENS_ALL] + count
-            if self._flops_per_token:
-                self._model_flops += count * self._flops_per_token
-                self._doubles[_MODEL_FLOPS] = float(self._model_flops)
-        weight = 1
-        if trained_tokens is not None:
-            weight = trained_tokens
-            if weight.__class__ is not int or weight < 0:
-                weight = _count_of(weight)
-            unsigned[_TOKENS_TRAINED] = totals[_TOKENS_TRAINED] = totals[_TOKENS_TRAINED] + weight
-        if loss is None:
-            return
-        if not -inf < loss < inf:
-            self._count("nonfinite_loss")
-            return
-        weighted = loss * (weight if normalizer is None else normalizer)
-        self._step_loss_sum += weighted
-        self._step_loss_weight += weight
-        if trained_tokens is not None:
-            self._doubles[_LOSS_TOKEN_SUM] = self._loss_token_sum = self._loss_token_sum + weighted
-            unsigned[_LOSS_TOKENS] = totals[_LOSS_TOKENS] = totals[_LOSS_TOKENS] + weight
-
-    def _apply_step(
-        self,
-        gradient_norm: Number | None,
-        step: int,
-        time_ns: int,
-        duration_ns: int,
-        phase_ns: list[int],
-        batches: int,
-        samples: int,
-    ) -> None:
-        totals, doubles = self._totals, self._doubles
-        weight = self._step_loss_weight
-        loss = self._step_loss_sum / weight if weight else nan
-        self._step_loss_sum = 0.0
-        self._step_loss_weight = 0
-        if gradient_norm is None:
-            gradient_norm = nan
-        elif not -inf < gradient_norm < inf:
-            self._count("nonfinite_gradient")
-            gradient_norm = nan
-        if weight or not self._loss_told:
-            doubles[_LOSS] = loss
-        doubles[_GRADIENT_NORM] = gradient_norm
-        init, data, forward, backward, compute, optimizer, evaluation, checkpoint, other = phase_ns
-        try:
-            self._append(
-                _pack_body(
-                    step,
-                    time_ns,
-                    duration_ns,
-                    init,
-                    data,
-                    forward,
-                    backward,
-                    compute,
-                    optimizer,
-                    evaluation,
-                    checkpoint,
-                    other,
-                    batches,
-                    samples,
-                    totals[_TOKENS_ALL],
-                    totals[_TOKENS_TRAINED],
-                    totals[_LOSS_TOKENS],
-                    self._loss_token_sum,
-                    loss,
-                    self._learning_rate,
-                    gradient_norm,
-                )
-            )
-        except Exception as error:  # the record is lost; the running totals must not be
-            self.fault(error)
 
     def _apply_evaluation(self, loss: float | None, tokens: float | None, accuracy: float | None) -> None:
         doubles, best = self._doubles, self._doubles[_VALIDATION_LOSS_BEST]
@@ -937,31 +831,16 @@ class Monitor:
             doubles[_VALIDATION_ACCURACY] = numbers["accuracy"] = accuracy
         self.event("evaluation", tokens=int(tokens or 0), **numbers)
 
-    def _apply_told(self, slot: int, counter: str, value: float | None) -> None:
-        if value is not None and not isfinite(value):
-            self._count(counter)
-        self._store(slot, value)
-
-    def _store(self, slot: int, value: float | None) -> None:
-        self._doubles[slot] = stored = value if value is not None and isfinite(value) else nan
-        if slot == _LEARNING_RATE:
-            self._learning_rate = stored
-
-    def _count(self, name: str) -> None:
-        if self.recording:
-            slot, totals = SLOT[name], self._totals
-            self._unsigned[slot] = totals[slot] = totals[slot] + 1
-
     def guard(self, function: Callable[..., None], *arguments: Any, **keywords: Any) -> None:
         """Call a part of the hook or of an adapter: its faults are the hook's, and so is its time."""
         began = monotonic_ns()
-        spent_ns = self._hook_ns
+        spent_ns = self.hook_ns
         try:
             function(*arguments, **keywords)
         except Exception as error:
             self.fault(error)
         finally:
-            self._hook_ns = spent_ns + monotonic_ns() - began  # what was counted within is part of it
+            self.hook_ns = spent_ns + monotonic_ns() - began  # what was counted within is part of it
 
     def fault(self, error: Exception) -> None:
         """Count a fault of the hook or of an adapter; the type and place of the first are logged.
@@ -972,45 +851,10 @@ class Monitor:
             self._count("hook_errors")
             if not self._fault_logged:
                 self._fault_logged = True
-                place = _place(error.__traceback__) or "an unknown place"
+                place = exceptions.place(error.__traceback__) or "an unknown place"
                 warn("a fault in the telemetry, counted from now on: %s at %s", type(error).__name__, place)
         except Exception:  # nothing is left to tell it to
             return
-
-
-class _PhaseContext:
-    """A phase for a time. One of each serves all entries of a Monitor, nested ones too."""
-
-    __slots__ = ("_before", "_code", "_monitor")
-
-    def __init__(self, monitor: Monitor, code: int) -> None:
-        self._monitor = monitor
-        self._code = code
-        self._before: list[int] = []
-
-    def __enter__(self) -> None:
-        self._before.append(self._monitor._phase)
-        self._monitor.enter(self._code)
-
-    def __exit__(self, *exception: object) -> None:
-        self._monitor.enter(self._before.pop())
-
-
-class _StepContext:
-    __slots__ = ("_monitor",)
-
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
-
-    def __enter__(self) -> None:
-        self._monitor.enter(COMPUTE)
-
-    def __exit__(self, kind: object, error: BaseException | None, place: object) -> None:
-        if error is None:
-            self._monitor.end_step()
-        else:
-            self._monitor.passes(error)
-        self._monitor.enter(OTHER)
 
 
 def _prune(folder: Path) -> None:
@@ -1025,34 +869,8 @@ def _heed_compilation() -> None:
     _is_compiling = getattr(compiler, "is_dynamo_compiling", _is_compiling)
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Of Python, numpy or a device by its type; of torch on the host by its words alone."""
-    return any(kind.__name__ in ("MemoryError", "OutOfMemoryError") for kind in type(error).__mro__) or (
-        type(error) is RuntimeError and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    )
-
-
-def _kind(error: BaseException) -> str:
-    """The exception's type; of one that ends the interpreter the exit status. A text it bears is printed."""
-    if not isinstance(error, SystemExit):
-        return type(error).__name__
-    return f"exit code {error.code & 0xFF if isinstance(error.code, int) else 1}"
-
-
 def _printable(info: Mapping[str, str]) -> dict[str, str]:
     return {key: identity.without_folders(str(value))[:128] for key, value in info.items() if value}
-
-
-def _count_of(value: Number) -> int:
-    """The value as a count. Raises ValueError for a negative one, OverflowError for one without end."""
-    if value.__class__ is not int:
-        number = readback.read_now(value)
-        if number is None:
-            raise ValueError("a count on a device cannot be read without waiting for it")
-        value = int(number)
-    if value < 0:
-        raise ValueError(f"{value} is no count")
-    return value  # type: ignore[no-any-return]
 
 
 def _bucket(duration_ns: int) -> tuple[int, int, int]:
@@ -1074,17 +892,6 @@ def _size_bytes(path: Path) -> int:
     return path.stat().st_size
 
 
-def _place(traceback: TracebackType | None) -> str:
-    """The innermost frame, as `file.py:line in function`; the folder is left out."""
-    if traceback is None:
-        return ""
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    code = traceback.tb_frame.f_code
-    return f"{Path(code.co_filename).name}:{traceback.tb_lineno} in {code.co_name}"
-
-
-_pack_body = BODY.pack
 _PENDING = readback.Pending
 _BATCHES, _SAMPLES, _STEPS, _STEP = SLOT["batches"], SLOT["samples"], SLOT["steps"], SLOT["step"]
 _TOKENS_ALL, _TOKENS_TRAINED = SLOT["tokens_all"], SLOT["tokens_trained"]
@@ -1094,10 +901,7 @@ _STEP_DURATION_SUM_NS, _HOOK_NS = SLOT["step_duration_sum_ns"], SLOT["hook_ns"]
 _LOSS, _GRADIENT_NORM, _DATA_SECONDS = SLOT["loss"], SLOT["gradient_norm"], SLOT["data_seconds"]
 _VALIDATION_LOSS, _VALIDATION_LOSS_BEST = SLOT["validation_loss"], SLOT["validation_loss_best"]
 _VALIDATION_LOSS_TOKENS, _VALIDATION_ACCURACY = SLOT["validation_loss_tokens"], SLOT["validation_accuracy"]
-_DEVICE_SECONDS = SLOT["device_seconds"]
-_ALLOCATED, _RESERVED = SLOT["cuda_allocated_bytes"], SLOT["cuda_reserved_bytes"]
-_RESERVED_PEAK, _ALLOC_RETRIES = SLOT["cuda_reserved_peak_bytes"], SLOT["cuda_alloc_retries"]
-_MODEL_FLOPS, _PEAK_FLOPS = SLOT["model_flops"], SLOT["peak_flops"]
+_MODEL_FLOPS, _EPOCH = SLOT["model_flops"], SLOT["epoch"]
 _LOGGED = {
     name: SLOT[name]
     for name in ("accuracy", "validation_accuracy", "loss_scale", "preprocessing_seconds", "epoch")

@@ -93,7 +93,7 @@ class TelemetryCallback(TrainerCallback):
         training, self._training = self._training, None
         if training is not None:
             training.monitor.guard(training.unwatch)
-            training.monitor._end(error, "completed" if error is not None else _reason(trainer))
+            training.monitor.end(error, "completed" if error is not None else _reason(trainer))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The Trainer has prepared everything."""

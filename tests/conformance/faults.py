@@ -63,7 +63,7 @@ EXEMPT = {
         "trainer_hooks.lightning._Mean",
     },
     "nothing but a guard around calls that are made to fail themselves": {
-        "trainer_hooks.monitor.Monitor._end",
+        "trainer_hooks.monitor.Monitor.end",
         "trainer_hooks.monitor.Monitor.batch",
         "trainer_hooks.monitor.Monitor.checkpoint",
         "trainer_hooks.monitor.Monitor.end_step",

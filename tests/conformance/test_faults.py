@@ -39,15 +39,19 @@ from tests.trainer_hooks.processes import ROOT, environment
 # What each trainer is the first to pass through; in the long run each is put to the calls of all files.
 CORE = (
     "arrivals.py",
+    "contexts.py",
+    "device.py",
     "directory.py",
+    "exceptions.py",
     "identity.py",
     "monitor.py",
     "readback.py",
     "recording.py",
+    "totals.py",
 )
 FILES: dict[str, tuple[str, ...]] = {
     "plain": CORE,
-    "plain_failing": ("monitor.py",),
+    "plain_failing": ("exceptions.py", "monitor.py"),
     "watch": ("batches.py", "torch_calls.py", "torch_hooks.py", "torch_loop.py", "torch_window.py"),
     "unchanged": ("torch_process.py",),
     "accelerate": ("accelerate.py",),
@@ -56,7 +60,7 @@ FILES: dict[str, tuple[str, ...]] = {
 OTHERS = ("plain_without_an_end", "watch_failing", "lightning_failing")
 # A few of those that must be among what was made to fail: else nothing was.
 KNOWN = {
-    "plain": ("Monitor._apply_step", "Recorder.event", "posix.posix_fallocate", "Recorder._create"),
+    "plain": ("Totals._apply_step", "Recorder.event", "posix.posix_fallocate", "Recorder._create"),
     "plain_failing": ("Monitor._checkpoint_done", "Monitor.exception"),
     "watch": ("torch_window.Window.record", "torch_calls.Root.read", "torch_hooks.Hooks.watch_model"),
     "unchanged": ("torch_process._RootHook._tell", "torch_process.Functions.put"),

@@ -12,7 +12,6 @@ import pytest
 
 from tests.trainer_hooks.recorded import only
 from trainer_hooks import device, peak_flops
-from trainer_hooks import monitor as monitors
 from trainer_hooks.device import Timeline
 from trainer_hooks.monitor import BACKWARD, COMPUTE, DATA, EVALUATION, FORWARD, OPTIMIZER, OTHER, Monitor
 from trainer_hooks.recording import DEVICE_PHASES, Live
@@ -263,7 +262,7 @@ def test_memory_is_that_of_torchs_allocator_about_once_a_second(
     gpus.reserved[0] = 2 << 30
     train(monitor, gpus, steps=3)
     assert only(tmp_path).live.cuda_reserved_bytes == 0  # as it was when the recording opened
-    monkeypatch.setattr(monitors, "_LOOK_AT_DEVICES_EVERY_NS", 0)
+    monkeypatch.setattr(device, "LOOK_EVERY_NS", 0)
     monitor._look_at_ns = 0
     monitor.progress()
     live = only(tmp_path).live
@@ -281,7 +280,7 @@ def test_an_allocator_that_tells_nothing_is_asked_once(
         raise RuntimeError("CUDAPluggableAllocator does not yet support getDeviceStats")
 
     monkeypatch.setattr(gpus.cuda, "memory_stats_as_nested_dict", tells_nothing)
-    monkeypatch.setattr(monitors, "_LOOK_AT_DEVICES_EVERY_NS", 0)
+    monkeypatch.setattr(device, "LOOK_EVERY_NS", 0)
     monitor = Monitor(run="a-run", directory=tmp_path)
     train(monitor, gpus, steps=10)
     live = only(tmp_path).live
@@ -292,7 +291,7 @@ def test_an_allocator_that_tells_nothing_is_asked_once(
 def test_the_devices_in_use_are_told_once_with_uuids_as_nvml_writes_them(
     gpus: Gpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitors, "_LOOK_AT_DEVICES_EVERY_NS", 0)
+    monkeypatch.setattr(device, "LOOK_EVERY_NS", 0)
     with Monitor(run="a-run", directory=tmp_path) as monitor:
         gpus.reserved[0] = 1 << 20
         train(monitor, gpus, steps=5)
@@ -317,7 +316,7 @@ def test_of_several_devices_those_count_on_which_there_is_memory(
 def test_where_nobody_has_initialised_cuda_nothing_is_touched_until_somebody_does(
     gpus: Gpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitors, "_LOOK_AT_DEVICES_EVERY_NS", 0)
+    monkeypatch.setattr(device, "LOOK_EVERY_NS", 0)
     gpus.initialised = False
     with Monitor(run="a-run", directory=tmp_path) as monitor:
         train(monitor, gpus, steps=3)

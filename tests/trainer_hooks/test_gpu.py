@@ -16,8 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tests.trainer_hooks.recorded import Recorded, only, recorded
-from trainer_hooks import monitor as monitors
-from trainer_hooks import readback
+from trainer_hooks import device, readback
 from trainer_hooks.batches import count_tokens
 from trainer_hooks.lightning import TelemetryCallback
 from trainer_hooks.monitor import BACKWARD, DATA, FORWARD, OPTIMIZER, OTHER, Monitor
@@ -31,7 +30,7 @@ VOCABULARY, ROWS, LENGTH = 50, 4, 16
 @pytest.fixture(autouse=True)
 def _anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(readback, "_pool", None)
-    monkeypatch.setattr(monitors, "_LOOK_AT_DEVICES_EVERY_NS", 0)
+    monkeypatch.setattr(device, "LOOK_EVERY_NS", 0)
     monkeypatch.setenv("TRAINVITALS_DIR", str(tmp_path / "recordings"))
     torch.cuda.init()  # type: ignore[no-untyped-call]
 
