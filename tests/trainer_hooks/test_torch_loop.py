@@ -623,6 +623,47 @@ def test_what_is_computed_again_in_a_backward_pass_is_no_call(recordings: Path, 
     assert [record.loss for record in seen.steps] == losses
 
 
+def test_what_a_script_packed_for_the_backward_pass_is_unpacked_by_it_alone(recordings: Path) -> None:
+    """As of activations that are offloaded: each is handed back once."""
+    packed: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> int:
+        packed[len(packed)] = tensor
+        return len(packed) - 1
+
+    model, losses = Model(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor() as monitor:
+        monitor.watch(model, optimizer)
+        for x, y in pairs(3):
+            for _ in range(2):
+                with torch.autograd.graph.saved_tensors_hooks(pack, packed.pop):
+                    loss = functional.mse_loss(model(x), y, reduction="none").sum() / torch.tensor(2.0)
+                losses.append(float(loss.detach()))
+                loss.backward()
+            optimizer.step()
+            assert not packed
+    means = [(first + second) / 2 for first, second in zip(losses[::2], losses[1::2], strict=True)]
+    assert [record.loss for record in clean(recordings).steps] == pytest.approx(means)
+
+
+def test_a_checkpoint_around_the_loss_is_computed_again_no_more_than_it_must(recordings: Path) -> None:
+    model, forwards = Model(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def forward(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        forwards.append(1)
+        return functional.mse_loss(model(x), y, reduction="none").sum() / torch.ones(4).sum()
+
+    with Monitor() as monitor:
+        monitor.watch(model, optimizer)
+        for x, y in pairs(4):
+            checkpoint(forward, x, y, use_reentrant=False).backward()
+            optimizer.step()
+    assert clean(recordings).live.batches == 4
+    assert len(forwards) == 2 * 4
+
+
 def test_what_is_not_finite_is_counted_and_not_kept(recordings: Path) -> None:
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
