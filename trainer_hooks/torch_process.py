@@ -73,22 +73,30 @@ class Functions:
         """Replace what every way of watching needs."""
         self.put(torch.autograd, "backward", self._backward)
         self.put(dataloader._BaseDataLoaderIter, "__next__", self._next)
-        for owner in (torch.nn.utils, clip_grad):
-            for name in ("clip_grad_norm_", "get_total_norm"):
-                if hasattr(owner, name):  # get_total_norm is younger than torch 2.4
-                    self.put(owner, name, self._norm)
+        self.put(torch.nn.utils, "clip_grad_norm_", self._norm, clip_grad)
+        if hasattr(torch.nn.utils, "get_total_norm"):  # younger than torch 2.4
+            self.put(torch.nn.utils, "get_total_norm", self._norm)
         self.put(GradScaler, "scale", self._scale)
         self.put(GradScaler, "step", self._scaler_step)
         self.put(GradScaler, "update", self._update)
         self.put(torch.jit._recursive, "create_script_module", self._script)
         self.put(torch.nn.Module, "compile", self._compile)
 
-    def put(self, owner: Any, name: str, around: Callable[[_F], _F]) -> None:
-        """Put `around` around a function of a module or class."""
-        original = getattr(owner, name)
-        replacement = functools.wraps(original)(around(original))
-        setattr(owner, name, replacement)
-        self._replaced.append((owner, name, original, replacement))
+    def put(self, owner: Any, name: str, around: Callable[[_F], _F], *others: Any) -> None:
+        """Put `around` around a function of a module or class.
+
+        Where `others` have the same one they get the same: a function is pickled as what its module has.
+        """
+        made: dict[int, Any] = {}
+        for each in (owner, *others):
+            original = getattr(each, name)
+            if id(original) not in made:
+                made[id(original)] = functools.wraps(original)(around(original))
+            replacement = made[id(original)]
+            if inspect.ismodule(each) and original.__name__ != name:  # get_total_norm is another's alias
+                replacement.__module__, replacement.__qualname__ = each.__name__, name
+            setattr(each, name, replacement)
+            self._replaced.append((each, name, original, replacement))
 
     def restore(self) -> None:
         """Take everything back; what somebody put theirs around stays, and tells nobody any more."""
@@ -154,7 +162,7 @@ class Functions:
             result = original(*args, **kwargs)
             loop = self.loop()
             if loop is not None and (of_gradients or not _are_parameters(args)):
-                loop.gradient_norm(result)
+                loop.gradient_norm(result if is_euclid(args[1 + of_gradients :], kwargs) else None)
             return result
 
         return norm
@@ -229,7 +237,7 @@ class Process:
     def begin(self) -> None:
         """Replace torch's functions."""
         self._functions.replace()
-        self._functions.put(torch, "save", self._save)
+        self._functions.put(torch, "save", self._save, torch.serialization)
         self._functions.put(torch.optim.Optimizer, "__init__", self._optimizer)
 
     def watch_saves(self, owner: Any, name: str) -> None:
@@ -372,6 +380,11 @@ class _RootHook:
             self._arm()
             raise
         loop.tell_forward_begins(module, args)
+
+
+def is_euclid(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a norm is the usual one; `args` begin with its kind, where that is given by its place."""
+    return bool((args[0] if args else kwargs.get("norm_type", 2.0)) == 2.0)
 
 
 def _are_parameters(args: tuple[Any, ...]) -> bool:

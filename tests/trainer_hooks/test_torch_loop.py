@@ -936,3 +936,36 @@ def test_a_fault_within_never_reaches_the_training(recordings: Path, monkeypatch
     live = only(recordings).live
     assert live.steps == 8
     assert live.hook_errors >= 16
+
+
+def test_norms_of_parts_of_another_kind_and_of_other_gradients_are_not_the_gradient_norm(
+    recordings: Path,
+) -> None:
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor() as monitor:
+        monitor.watch(model, optimizer)
+        clip, total = torch.nn.utils.clip_grad_norm_, torch.nn.utils.get_total_norm
+        norms = []
+        for index, (x, y) in enumerate(pairs(6)):
+            functional.mse_loss(model(x), y).backward()
+            gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+            if index == 0:
+                norms.append(float(clip(model.parameters(), 1.0, 2)))
+            elif index == 1:
+                clip([model.linear.weight], 1.0)
+                clip([model.linear.bias], 1.0)
+            elif index == 2:
+                clip(model.parameters(), 1.0, norm_type=math.inf)
+            elif index == 3:
+                clip([model.linear.weight], 1.0)
+                clip([model.linear.bias], 1.0, math.inf)
+            elif index == 4:
+                total(gradients, math.inf)
+            else:
+                norms.append(float(total(gradients)))
+            optimizer.step()
+            optimizer.zero_grad()
+    recorded_norms = [record.gradient_norm for record in clean(recordings).steps]
+    assert [recorded_norms[0], recorded_norms[5]] == norms
+    assert all(math.isnan(norm) for norm in recorded_norms[1:5])
