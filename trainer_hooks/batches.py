@@ -47,6 +47,23 @@ def on_host(value: Any) -> Any:
     return value if number is None else number
 
 
+def kept(loss: Any) -> Any:
+    """A loss to hold on to: detached, a number where reading it costs no wait, and no view of more.
+
+    None where a CUDA graph is being captured: there is nothing to read before it is replayed.
+    """
+    if not hasattr(loss, "detach"):
+        return loss
+    value = on_host(loss.detach())
+    if not hasattr(value, "detach"):
+        return value
+    if readback.capturing(value):
+        return None
+    plain = not hasattr(value, "to_local")  # a DTensor's storage is elsewhere
+    is_view = plain and value.untyped_storage().nbytes() > value.element_size()
+    return value.clone() if is_view else value
+
+
 def samples(batch: Any) -> int:
     """Rows of a batch: the length of its first tensor; 0 where it has none."""
     while isinstance(batch, (list, tuple)) and batch:
@@ -85,13 +102,13 @@ def split_auxiliary(outputs: Any, loss: Any, model: Any) -> Losses:
     """Take the balancing loss of the experts out of `loss`, which `model` returned among its `outputs`.
 
     Models of transformers return the sum `cross_entropy + router_aux_loss_coef * aux_loss`. Results are
-    detached, and numbers where reading them costs no wait.
+    as `kept` makes them.
     """
-    loss = on_host(loss.detach()) if hasattr(loss, "detach") else loss
+    loss = kept(loss)
     auxiliary = getattr(outputs, "aux_loss", None)
     if auxiliary is None or loss is None:
         return Losses(loss, None, all(getattr(outputs, name, None) is None for name in _MIXED_IN))
-    auxiliary = on_host(auxiliary.detach()) if hasattr(auxiliary, "detach") else auxiliary
+    auxiliary = kept(auxiliary)
     coefficient = _coefficient(model)
     if coefficient is None:
         return Losses(loss, auxiliary, False)

@@ -35,7 +35,7 @@ from trainer_hooks.monitor import (
 )
 from trainer_hooks.readback import Pending
 from trainer_hooks.torch_calls import Call
-from trainer_hooks.torch_process import Functions
+from trainer_hooks.torch_process import Functions, is_euclid
 from trainer_hooks.torch_window import Evaluation
 
 known = functools.lru_cache(maxsize=1024)(names.known)
@@ -396,18 +396,18 @@ class FitTelemetry:
 class _Clipping:
     """The norm that clipping computes on the way, and that Lightning drops.
 
-    Where there was more than one call before a step, the norms are those of parts: then there is none.
+    Where there was more than one call before a step, the norms are those of parts: then there is none, as
+    there is where it is a norm of another kind.
     """
 
     def __init__(self) -> None:
-        self._norms: list[Any] = []
+        self._norms: list[Any] = []  # None for one of another kind
         self._thread = get_ident()
 
     def watch(self) -> Callable[[], None]:
         """From now on look at what torch's function returns; what to call at the end."""
         functions = Functions(_nobody)
-        for owner in (torch.nn.utils, clip_grad):
-            functions.put(owner, "clip_grad_norm_", self._around)
+        functions.put(torch.nn.utils, "clip_grad_norm_", self._around, clip_grad)
         return functions.restore
 
     def take(self) -> Any:
@@ -422,8 +422,8 @@ class _Clipping:
         def clip_grad_norm_(*args: Any, **kwargs: Any) -> Any:
             norm = original(*args, **kwargs)
             if not is_compiling() and get_ident() == self._thread:
-                of_euclid = (args[2] if len(args) > 2 else kwargs.get("norm_type", 2.0)) == 2.0
-                self._norms += [norm.detach()] if of_euclid else []
+                usual = hasattr(norm, "detach") and is_euclid(args[2:], kwargs)
+                self._norms.append(norm.detach() if usual else None)
             return norm
 
         return clip_grad_norm_

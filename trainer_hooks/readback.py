@@ -96,6 +96,13 @@ def read_now(value: Any) -> float | None:
     return float(value.item() if hasattr(value, "item") else value)
 
 
+def capturing(*values: Any) -> bool:
+    """Whether to calculate with these would put kernels into a CUDA graph."""
+    return any(getattr(value, "is_cuda", False) for value in values) and bool(
+        sys.modules["torch"].cuda.is_current_stream_capturing()
+    )
+
+
 def read(value: Any) -> float | Pending | None:
     """The value as a float, or on its way; None when it cannot be read without harm. Raises as `read_now`."""
     global _pool

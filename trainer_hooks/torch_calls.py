@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, is_grad_enabled
 from torch.nn.modules.loss import _Loss
 
+from trainer_hooks import readback
 from trainer_hooks.batches import (
     count_tokens,
     count_tokens_unshifted,
+    kept,
     loss_of,
     on_host,
     samples,
@@ -26,6 +28,7 @@ _IDS = ("input_ids", "idx", "tokens", "token_ids")
 _TARGETS = ("targets", "target")
 _TELLING = {*_IDS, *_TARGETS, "labels", "attention_mask", "num_items_in_batch"}
 _SCALING = ("DivBackward0", "MulBackward0")
+_SUM = 2  # the reduction, as torch's own losses remember it
 _MOST_OUTPUTS = 3  # of a tuple; a loss stands in front
 _DEEPEST_WRAPPING = 8
 
@@ -35,7 +38,7 @@ class Call:
 
     `loss`, without its `auxiliary` part, is a mean over `normalizer` tokens where that is known, else over
     `trained_tokens`. One that is the `plain` mean of the cross-entropy per token, in nats, has a perplexity.
-    It may have been divided by `divisor`.
+    It may have been divided by `divisor`, `summed` if it was a sum before.
     """
 
     auxiliary: Any = None
@@ -46,6 +49,7 @@ class Call:
     normalizer: Any = None
     plain: bool = False
     samples: int = 0
+    summed: bool = False
     tokens: Any = None
     trained_tokens: Any = None
     with_gradients: bool = False
@@ -95,7 +99,7 @@ class Root:
         call.samples = samples(args) or samples(given)
         if self.criterion:
             self._count_targets(call, _unwrapped(module), given)
-        elif not _capturing(given):
+        elif not readback.capturing(*given.values()):
             self._count(call, given, apart)
         return call
 
@@ -113,7 +117,7 @@ class Root:
             told["labels"] = labels
             count = count_tokens if self._shifted else count_tokens_unshifted
             call.tokens, call.trained_tokens = count(told)
-            call.normalizer = given.get("num_items_in_batch")
+            call.normalizer = kept(given.get("num_items_in_batch"))
             call.plain = self._plain and apart
             return
         call.tokens, _ = count_tokens(told)
@@ -123,7 +127,7 @@ class Root:
 
     def _count_targets(self, call: Call, criterion: Any, given: Mapping[str, Any]) -> None:
         target: Any = given.get("target")
-        if hasattr(criterion, "ignore_index") and _is_integer(target) and not _capturing(given):
+        if hasattr(criterion, "ignore_index") and _is_integer(target) and not readback.capturing(target):
             call.trained_tokens = on_host(target.ne(criterion.ignore_index).count_nonzero())
             call.plain = self._plain
         if criterion.reduction == "sum":
@@ -144,12 +148,19 @@ def has_gradients(output: Any) -> bool:
 
 
 def divisor(loss: Any) -> float | None:
-    """What this scalar was last divided by, as its gradient function remembers; None where it was not."""
+    """What this scalar was last divided by, as its gradient function remembers; None where it was not.
+
+    None also where only somebody's saved_tensors_hooks know (never so of a Python number): to ask them would
+    recompute a checkpoint, or take what the backward pass is to get. None too where torch tells of no hooks.
+    """
     function = getattr(loss, "grad_fn", None)
     name = type(function).__name__
     if name not in _SCALING:
         return None
-    other = getattr(function, "_saved_other", None)
+    saved = function._raw_saved_other
+    if saved is None or getattr(saved, "unpack_hook", saved) is not None:
+        return None
+    other = saved.data
     if other is None or not other.is_cpu or other.numel() != 1:
         return None
     value = float(other.item())
@@ -160,12 +171,24 @@ def divisor(loss: Any) -> float | None:
 
 def function_of(loss: Any) -> str:
     """The kind of the function whose gradient a loss has, before it was divided or multiplied."""
+    return type(_before_scaling(loss)).__name__
+
+
+def is_sum(loss: Any) -> bool:
+    """Whether a loss was a sum before it was divided or multiplied."""
+    function = _before_scaling(loss)
+    return type(function).__name__.startswith("SumBackward") or (
+        getattr(function, "_saved_reduction", None) == _SUM
+    )
+
+
+def _before_scaling(loss: Any) -> Any:
     function: Any = getattr(loss, "grad_fn", None)
     for _ in range(_DEEPEST_WRAPPING):
         if type(function).__name__ not in _SCALING:
             break
         function = next((before for before, _ in function.next_functions if before is not None), None)
-    return type(function).__name__
+    return function
 
 
 def _own_loss(output: Any) -> Any:
@@ -196,13 +219,6 @@ def _is_plain(criterion: Any) -> bool:
         and criterion.weight is None
         and criterion.label_smoothing == 0.0
         and criterion.reduction in ("mean", "sum")
-    )
-
-
-def _capturing(given: Mapping[str, Any]) -> bool:
-    """Whether counting these would put kernels into a CUDA graph."""
-    return any(getattr(value, "is_cuda", False) for value in given.values()) and bool(
-        torch.cuda.is_current_stream_capturing()
     )
 
 

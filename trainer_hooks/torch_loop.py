@@ -282,7 +282,7 @@ class TorchLoop:
 
     @_harmless
     def gradient_norm(self, norm: Any) -> None:
-        """The norm of the gradients before the optimizer step to come, a number or a tensor."""
+        """A norm of gradients before the step to come, a number or a tensor; None for one of another kind."""
         self._steps.gradient_norm(norm)
 
     def scaler_begins(self, optimizer: Any) -> int | None:

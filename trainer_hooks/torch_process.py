@@ -74,19 +74,18 @@ class Functions:
         """Replace what every way of watching needs."""
         self.put(torch.autograd, "backward", self._backward)
         self.put(dataloader._BaseDataLoaderIter, "__next__", self._next)
-        for owner in (torch.nn.utils, clip_grad):
-            for name in ("clip_grad_norm_", "get_total_norm"):
-                if hasattr(owner, name):  # get_total_norm is younger than torch 2.4
-                    self.put(owner, name, self._norm)
+        self.put(torch.nn.utils, "clip_grad_norm_", self._norm, clip_grad)
+        if hasattr(torch.nn.utils, "get_total_norm"):  # younger than torch 2.4
+            self.put(torch.nn.utils, "get_total_norm", self._norm)
         self.put(GradScaler, "scale", self._scale)
         self.put(GradScaler, "step", self._scaler_step)
         self.put(GradScaler, "update", self._update)
         self.put(torch.jit._recursive, "create_script_module", self._script)
         self.put(torch.nn.Module, "compile", self._compile)
 
-    def put(self, owner: Any, name: str, around: Callable[[_F], _F]) -> None:
-        """Put `around` around a function of a module or class."""
-        self._take_off.append(put_around(owner, name, around))
+    def put(self, owner: Any, name: str, around: Callable[[_F], _F], *others: Any) -> None:
+        """Put `around` around a function of a module or class, and of `others` that have the same one."""
+        self._take_off.append(put_around(owner, name, around, *others))
 
     def restore(self) -> None:
         """Take everything back; what somebody put theirs around stays, and tells nobody any more."""
@@ -150,7 +149,7 @@ class Functions:
             result = original(*args, **kwargs)
             loop = self.loop()
             if loop is not None and (of_gradients or not _are_parameters(args)):
-                loop.gradient_norm(result)
+                loop.gradient_norm(result if is_euclid(args[1 + of_gradients :], kwargs) else None)
             return result
 
         return norm
@@ -225,7 +224,7 @@ class Process:
     def begin(self) -> None:
         """Replace torch's functions."""
         self._functions.replace()
-        self._functions.put(torch, "save", self._save)
+        self._functions.put(torch, "save", self._save, torch.serialization)
         self._functions.put(torch.optim.Optimizer, "__init__", self._optimizer)
 
     def watch_saves(self, owner: Any, name: str) -> None:
@@ -376,6 +375,11 @@ def tell_norm(loop: TorchLoop, original: Callable[..., Any], *args: Any, **kwarg
     if norm is not None:
         loop.gradient_norm(norm)
     return norm
+
+
+def is_euclid(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a norm is the usual one; `args` begin with its kind, where that is given by its place."""
+    return bool((args[0] if args else kwargs.get("norm_type", 2.0)) == 2.0)
 
 
 def _are_parameters(args: tuple[Any, ...]) -> bool:

@@ -26,6 +26,7 @@ class Steps:
         self._leader: Callable[[], Any] = nothing
         self._followers: dict[int, int] = {}  # steps of others since the leader's last
         self._gradient_norm: Any = None
+        self._norms = 0  # taken since the last step
         self._overflows: list[readback.Pending] = []
 
     def lead(self, optimizer: Any) -> None:
@@ -33,13 +34,19 @@ class Steps:
         self._leader = weakref.ref(optimizer)
 
     def gradient_norm(self, norm: Any) -> None:
-        """The norm of the gradients before the step to come, a number or a tensor."""
-        self._gradient_norm = norm.detach() if hasattr(norm, "detach") else norm
+        """A norm of gradients before the step to come, a number or a tensor; None for one of another kind.
+
+        Several are those of parts, or of other steps' gradients: then it is not known.
+        """
+        if norm is not None and norm is self._gradient_norm:
+            return  # told by a framework, and by torch's function within
+        self._norms += 1
+        self._gradient_norm = norm if self._norms == 1 else None
 
     def made(self, optimizer: Any) -> None:
         """This optimizer stepped."""
         monitor = self._monitor
-        norm, self._gradient_norm = self._gradient_norm, None
+        norm, self._gradient_norm, self._norms = self._gradient_norm, None, 0
         if self._leader() is not optimizer and not self._takes_over(optimizer):
             self._window.clear()
             return
@@ -53,7 +60,7 @@ class Steps:
 
     def skipped(self, optimizer: Any) -> None:
         """The loss scaler left out the step of this optimizer."""
-        self._gradient_norm = None  # that of gradients nobody used
+        self._gradient_norm, self._norms = None, 0  # that of gradients nobody used
         if optimizer is not None and self._leader() is not optimizer and not self._takes_over(optimizer):
             self._window.clear()
             return

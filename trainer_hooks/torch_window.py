@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer_hooks.batches import on_host
+from trainer_hooks import readback
+from trainer_hooks.batches import kept, on_host
 from trainer_hooks.monitor import Monitor
-from trainer_hooks.torch_calls import Call, divisor, function_of
+from trainer_hooks.torch_calls import Call, divisor, function_of, is_sum
 
 _MOST_HELD = 256  # passes without a step, after which they are recorded as they are
 _CLOSE_TO_WHOLE = 1e-6
 
 
 class Scalar:
-    """What a backward pass is taken of, detached; what that was divided by last, and its `function_of`."""
+    """What a backward pass is taken of, to be kept; what that was divided by last, and what it was before."""
 
-    __slots__ = ("divisor", "function", "value")
+    __slots__ = ("divisor", "function", "summed", "value")
 
     def __init__(self, loss: Any) -> None:
         is_scalar = getattr(loss, "ndim", None) == 0
-        self.value = on_host(loss.detach()) if is_scalar else None
+        self.value = kept(loss) if is_scalar else None
         self.divisor = divisor(loss) if is_scalar else None
+        self.summed = self.divisor is not None and is_sum(loss)
         self.function = ""
 
 
@@ -57,7 +59,7 @@ class Window:
         self._scalars = call.loss is None
         if self._scalars:
             scalar = loss if loss.__class__ is Scalar else Scalar(loss)
-            call.loss, call.divisor = scalar.value, scalar.divisor
+            call.loss, call.divisor, call.summed = scalar.value, scalar.divisor, scalar.summed
         self._held += calls
         if len(self._held) > _MOST_HELD:
             self.record()
@@ -93,6 +95,8 @@ class Window:
             self._longest = passes
         for call in held:
             divided_by, normalizer = call.divisor, call.normalizer
+            if call.summed and divided_by == call.samples:
+                divided_by = None  # perhaps only the mean, taken by hand
             if divided_by is not None and _is_one_of(divided_by, passes, self._longest):
                 weight = 1 if call.trained_tokens is None else call.trained_tokens
                 normalizer = weight * round(divided_by)
@@ -126,11 +130,11 @@ class Evaluation:
 
     def add(self, call: Call) -> None:
         """One more batch."""
-        if call.loss is None:
+        trained = call.trained_tokens
+        if call.loss is None or readback.capturing(call.loss, trained):
             return
         total, weights, known = self._sums.get(call.criterion, (0.0, 0, True))
-        trained = call.trained_tokens
-        if trained == 0 and isinstance(trained, float):
+        if isinstance(trained, float) and trained == 0:  # in this order: it may be on a device
             return
         weight = trained if trained is not None else call.samples or 1
         factor = weight if call.normalizer is None else on_host(call.normalizer)

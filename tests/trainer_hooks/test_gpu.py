@@ -276,6 +276,32 @@ def test_a_watched_loop_waits_for_nothing_and_counts_exactly(tmp_path: Path) -> 
     assert seen.live.tokens_trained == trained_tokens(batches)
 
 
+def test_a_watched_evaluation_waits_for_nothing_and_is_exact(tmp_path: Path) -> None:
+    model = Bigram().cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    batches = [batch(seed) for seed in range(5)]
+    there = [on_device(each) for each in batches]
+    losses = []
+    with Monitor(run="a-run", directory=tmp_path) as monitor:
+        monitor.watch(model, optimizer)
+        with waiting_is_an_error():
+            model(**there[0])["loss"].backward()
+            optimizer.step()
+            model.eval()
+            with torch.no_grad():
+                losses = [model(**each)["loss"] for each in there]
+            model.train()
+            model(**there[0])["loss"].backward()
+            optimizer.step()
+        torch.cuda.synchronize()
+    counts = [trained_tokens([each]) for each in batches]
+    mean = sum(float(loss) * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
+    seen = only(tmp_path)
+    check_device(seen)
+    assert seen.live.validation_loss == pytest.approx(mean, rel=1e-5)
+    assert seen.live.validation_loss_tokens == sum(counts)
+
+
 def test_the_trainings_random_state_and_peaks_are_left_alone(tmp_path: Path) -> None:
     torch.cuda.manual_seed(3)
     state = torch.cuda.get_rng_state()

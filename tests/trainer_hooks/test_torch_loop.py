@@ -623,6 +623,47 @@ def test_what_is_computed_again_in_a_backward_pass_is_no_call(recordings: Path, 
     assert [record.loss for record in seen.steps] == losses
 
 
+def test_what_a_script_packed_for_the_backward_pass_is_unpacked_by_it_alone(recordings: Path) -> None:
+    """As of activations that are offloaded: each is handed back once."""
+    packed: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> int:
+        packed[len(packed)] = tensor
+        return len(packed) - 1
+
+    model, losses = Model(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor() as monitor:
+        monitor.watch(model, optimizer)
+        for x, y in pairs(3):
+            for _ in range(2):
+                with torch.autograd.graph.saved_tensors_hooks(pack, packed.pop):
+                    loss = functional.mse_loss(model(x), y, reduction="none").sum() / torch.tensor(2.0)
+                losses.append(float(loss.detach()))
+                loss.backward()
+            optimizer.step()
+            assert not packed
+    means = [(first + second) / 2 for first, second in zip(losses[::2], losses[1::2], strict=True)]
+    assert [record.loss for record in clean(recordings).steps] == pytest.approx(means)
+
+
+def test_a_checkpoint_around_the_loss_is_computed_again_no_more_than_it_must(recordings: Path) -> None:
+    model, forwards = Model(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def forward(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        forwards.append(1)
+        return functional.mse_loss(model(x), y, reduction="none").sum() / torch.ones(4).sum()
+
+    with Monitor() as monitor:
+        monitor.watch(model, optimizer)
+        for x, y in pairs(4):
+            checkpoint(forward, x, y, use_reentrant=False).backward()
+            optimizer.step()
+    assert clean(recordings).live.batches == 4
+    assert len(forwards) == 2 * 4
+
+
 def test_what_is_not_finite_is_counted_and_not_kept(recordings: Path) -> None:
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -895,3 +936,36 @@ def test_a_fault_within_never_reaches_the_training(recordings: Path, monkeypatch
     live = only(recordings).live
     assert live.steps == 8
     assert live.hook_errors >= 16
+
+
+def test_norms_of_parts_of_another_kind_and_of_other_gradients_are_not_the_gradient_norm(
+    recordings: Path,
+) -> None:
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Monitor() as monitor:
+        monitor.watch(model, optimizer)
+        clip, total = torch.nn.utils.clip_grad_norm_, torch.nn.utils.get_total_norm
+        norms = []
+        for index, (x, y) in enumerate(pairs(6)):
+            functional.mse_loss(model(x), y).backward()
+            gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+            if index == 0:
+                norms.append(float(clip(model.parameters(), 1.0, 2)))
+            elif index == 1:
+                clip([model.linear.weight], 1.0)
+                clip([model.linear.bias], 1.0)
+            elif index == 2:
+                clip(model.parameters(), 1.0, norm_type=math.inf)
+            elif index == 3:
+                clip([model.linear.weight], 1.0)
+                clip([model.linear.bias], 1.0, math.inf)
+            elif index == 4:
+                total(gradients, math.inf)
+            else:
+                norms.append(float(total(gradients)))
+            optimizer.step()
+            optimizer.zero_grad()
+    recorded_norms = [record.gradient_norm for record in clean(recordings).steps]
+    assert [recorded_norms[0], recorded_norms[5]] == norms
+    assert all(math.isnan(norm) for norm in recorded_norms[1:5])

@@ -350,3 +350,24 @@ said = None
     )
     live = clean(tmp_path).live
     assert (live.steps, live.samples) == (4, 8)
+
+
+def test_a_function_of_torch_has_one_replacement_and_is_pickled_by_its_name(tmp_path: Path) -> None:
+    said, _ = run(
+        tmp_path,
+        """
+import multiprocessing, pickle, concurrent.futures
+pairs = [(torch.save, torch.serialization.save),
+         (torch.nn.utils.clip_grad_norm_, torch.nn.utils.clip_grad.clip_grad_norm_)]
+functions = [torch.autograd.backward, torch.nn.utils.get_total_norm, *[one for pair in pairs for one in pair]]
+same = [one is other for one, other in pairs] + [pickle.loads(pickle.dumps(f)) is f for f in functions]
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        pool.submit(torch.save, {"a": 1}, "there.pt").result()
+installed.remove()
+same += [one is other for one, other in pairs] + [not hasattr(torch.save, "__wrapped__")]
+said = [all(same), torch.load("there.pt")]
+""",
+    )
+    assert said == [True, {"a": 1}]
