@@ -48,6 +48,7 @@ _RECORDED_OTHERWISE = {
     *("validation_loss", "validation_accuracy"),
 }
 _EPOCH = SLOT["epoch"]
+_PARTS = 2  # so many norms before a step are none; without an end of a step no more than these are kept
 
 _F = TypeVar("_F", bound=Callable[..., None])
 
@@ -423,9 +424,10 @@ class _Clipping:
     def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def clip_grad_norm_(*args: Any, **kwargs: Any) -> Any:
             norm = original(*args, **kwargs)
-            if not is_compiling() and get_ident() == self._thread:
+            if not is_compiling() and get_ident() == self._thread and len(self._norms) < _PARTS:
                 of_euclid = (args[2] if len(args) > 2 else kwargs.get("norm_type", 2.0)) == 2.0
-                self._norms += [norm.detach()] if of_euclid else []
+                # A clipping of somebody else's in torch's place may return a number, or nothing.
+                self._norms += [norm.detach() if hasattr(norm, "detach") else norm] if of_euclid else []
             return norm
 
         return clip_grad_norm_
