@@ -91,8 +91,14 @@ class TelemetryCallback(TrainerCallback):
     def _close(self, trainer: Any, error: BaseException | None) -> None:
         training, self._training = self._training, None
         if training is not None:
-            training.monitor.guard(training.unwatch)
-            training.monitor._end(error, "completed" if error is not None else _reason(trainer))
+            monitor = training.monitor
+            monitor.guard(training.unwatch)
+            reason = "unknown"
+            try:
+                reason = _reason(trainer) if error is None else "completed"
+            except Exception as fault:  # of a stranger's callback: the training has ended all the same
+                monitor.fault(fault)
+            monitor._end(error, reason)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The Trainer has prepared everything."""
@@ -130,7 +136,8 @@ def _reason(trainer: Any) -> str:
     if trainer.state.global_step < trainer.state.max_steps:
         for callback in trainer.callback_handler.callbacks:
             patience = getattr(callback, "early_stopping_patience", None)
-            if patience is not None and callback.early_stopping_patience_counter >= patience:
+            counter = getattr(callback, "early_stopping_patience_counter", None)
+            if patience is not None and counter is not None and counter >= patience:
                 return "early_stopping"
     return "completed"
 
