@@ -124,7 +124,7 @@ class FitTelemetry:
             if not (self.automatic and self._is_one_too_many(trainer)):
                 self._open(trainer, pl_module)
         except Exception as error:
-            warn("telemetry is off for this fit: %s: %s", type(error).__name__, error)
+            warn("telemetry is off for this fit: %s", type(error).__name__)
 
     def _is_one_too_many(self, trainer: Any) -> bool:
         others = [each for each in trainer.callbacks if isinstance(each, FitTelemetry)]

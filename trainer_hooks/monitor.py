@@ -16,6 +16,7 @@ import atexit
 import contextlib
 import functools
 import logging
+import os
 import re
 import sys
 import time
@@ -138,7 +139,7 @@ class Monitor:
         began = monotonic_ns()
         try:
             if sys.platform != "linux":
-                raise OSError(f"recordings need Linux, this is {sys.platform}")
+                raise recording.NotRecordableError(f"recordings need Linux, this is {sys.platform}")
             if identity.is_worker():
                 return
             _heed_compilation()
@@ -149,7 +150,7 @@ class Monitor:
         except Exception as error:
             with contextlib.suppress(Exception):
                 self._abandon()
-            warn("telemetry is off for this run: %s", error)
+            warn("telemetry is off for this run: %s", _sentence(error))
             return
         self._hook_ns += monotonic_ns() - began
 
@@ -993,6 +994,15 @@ def _kind(error: BaseException) -> str:
     if not isinstance(error, SystemExit):
         return type(error).__name__
     return f"exit code {error.code & 0xFF if isinstance(error.code, int) else 1}"
+
+
+def _sentence(error: Exception) -> str:
+    """What may be told of it: a sentence of ours or of the system; of anybody else's exception the type."""
+    if isinstance(error, recording.NotRecordableError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{type(error).__name__}: {os.strerror(error.errno)}"
+    return type(error).__name__
 
 
 def _printable(info: Mapping[str, str]) -> dict[str, str]:

@@ -674,14 +674,16 @@ def test_a_trainer_that_cannot_be_described_is_fit_without_a_recording(
                 super().setup(trainer, pl_module, stage)
 
     def raises(trainer: pl.Trainer) -> Any:
-        raise NotImplementedError("a plugin of one's own")
+        raise NotImplementedError(SECRET)
 
     callback = Describing()
     fitting = trainer(tmp_path, callback)
     with caplog.at_level(logging.WARNING, logger="trainvitals"):
         fitting.fit(Model(), Conversations(8).loader(), Conversations(4).loader())
     assert (fitting.global_step, callback.monitor) == (4, None)
-    assert [record.levelname for record in caplog.records if record.name == "trainvitals"] == ["WARNING"]
+    assert [record.getMessage() for record in caplog.records if record.name == "trainvitals"] == [
+        "telemetry is off for this fit: NotImplementedError"
+    ]
     assert not list(find(recordings))
 
 
