@@ -19,6 +19,7 @@ from transformers.integrations import integration_utils
 
 from trainer_hooks.batches import TokenCounter
 from trainer_hooks.monitor import Monitor, warn
+from trainer_hooks.torch_calls import precision
 from trainer_hooks.transformers_loss import TrainerLoss, inner_model
 from trainer_hooks.transformers_training import Training
 
@@ -79,7 +80,7 @@ class TelemetryCallback(TrainerCallback):
                 "model": type(inner_model(trainer.model)).__name__,
                 **{key: value for key, value in self._info.items() if value},
                 "framework": _framework(trainer),
-                "precision": _precision(trainer),
+                "precision": precision(trainer.accelerator.mixed_precision, [trainer.model]),
             },
             record_messages=self._record_messages,
         )
@@ -125,11 +126,6 @@ def _framework(trainer: Any) -> str:
     if type(trainer).__module__.startswith("trl."):
         return f"trl {getattr(sys.modules.get('trl'), '__version__', '')}"
     return f"transformers {transformers.__version__}"
-
-
-def _precision(trainer: Any) -> str:
-    mixed = str(trainer.accelerator.mixed_precision)
-    return mixed if mixed != "no" else str(getattr(trainer.model, "dtype", "")).removeprefix("torch.")
 
 
 def _reason(trainer: Any) -> str:

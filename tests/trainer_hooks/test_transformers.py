@@ -136,6 +136,21 @@ def test_a_run_tells_what_it_is_and_its_phases_add_up(tmp_path: Path, recordings
     assert (live.outcome, seen.of("finish")[0]["reason"]) == (FINISHED, "completed")
 
 
+def test_the_precision_of_a_model_that_does_not_tell_is_that_of_its_parameters(
+    tmp_path: Path, recordings: Path
+) -> None:
+    class Plain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model().to(torch.bfloat16)
+
+        def forward(self, **batch: Any) -> Any:
+            return self.network(**batch)
+
+    trainer(tmp_path, TelemetryCallback(), network=Plain(), max_steps=1).train()
+    assert clean(recordings).static.info["precision"] == "bfloat16"
+
+
 def test_report_to_is_enough_and_a_callback_that_is_given_comes_first(
     tmp_path: Path, recordings: Path
 ) -> None:
