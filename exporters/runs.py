@@ -246,8 +246,8 @@ def _validation(observations: Sequence[Observation]) -> _Validation:
     if len(lives) == 1 or not all(tokens):
         return _Validation(None if len(lives) > 1 and any(tokens) else _agreed(losses), tokens[0], best)
     total = sum(tokens)
-    weighted = sum(loss * count for loss, count in zip(losses, tokens, strict=True))
-    return _Validation(weighted / total, total, best)
+    mean = sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / total
+    return _Validation(None if math.isnan(mean) else mean, total, best)
 
 
 def _agreed(values: Sequence[float | None]) -> float | None:

@@ -191,6 +191,7 @@ def test_the_validation_loss_of_several_ranks_is_weighted_by_their_tokens() -> N
         pytest.param([{}, validation(0.0, 3)], (0.0, 1.0, 0.0), id="rank 1 alone"),
         pytest.param([validation(1.0, 3), {"nonfinite_loss": 1}], (None, None, None), id="not finite"),
         pytest.param([validation(1.0, 3), validation(None, 3, 1.0)], (None, None, 1.0), id="no more finite"),
+        pytest.param([validation(math.inf, 3), validation(-math.inf, 3)], (None, None, None), id="no hook's"),
         pytest.param([{}, {}], (None, None, None), id="none"),
     ],
 )
