@@ -89,8 +89,17 @@ TRAINING_ETA_SECONDS = _run(
 TRAINING_LOSS = _run(
     "training_loss", "gauge", "Loss of the last optimizer step, token-weighted over its micro-batches."
 )
-VALIDATION_LOSS = _run("validation_loss", "gauge", "Loss of the last evaluation, token-weighted.")
-VALIDATION_LOSS_BEST = _run("validation_loss_best", "gauge", "Lowest validation loss of the attempt.")
+VALIDATION_LOSS = _run(
+    "validation_loss",
+    "gauge",
+    "Loss of the last evaluation, token-weighted over the ranks that evaluate and record here; absent where "
+    "their losses differ and have no tokens to weigh them, and while some of them still evaluate.",
+)
+VALIDATION_LOSS_BEST = _run(
+    "validation_loss_best",
+    "gauge",
+    "Lowest validation loss of the attempt; absent where several ranks evaluate and do not agree on it.",
+)
 TRAINING_PERPLEXITY = _run(
     "training_perplexity",
     "gauge",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from exporters.progress import StepWindow, perplexity
 from trainer_hooks.identity import without_folders
@@ -107,13 +108,6 @@ class Observation:
     def cross_entropy(self) -> bool:
         return self.info.get("loss_kind") == "cross_entropy"
 
-    @property
-    def validation_perplexity(self) -> float | None:
-        loss, tokens = self.live.validation_loss, self.live.validation_loss_tokens
-        if loss is None or not self.cross_entropy:
-            return None
-        return perplexity(loss * tokens, tokens)
-
 
 def rank_state(observation: Observation, stall_after_seconds: float) -> State:
     """The state of one rank's newest attempt."""
@@ -153,6 +147,7 @@ def run_status(observations: Sequence[Observation], stall_after_seconds: float) 
     state = min((rank.state for rank in current_ranks), key=_WORST_FIRST.index)
     first = current[0]
     live = first.live
+    validation = _validation(current)
     eta = (
         first.window.seconds_left(live.steps_expected, first.now_ns)
         if state in ("running", "stalled")
@@ -177,9 +172,11 @@ def run_status(observations: Sequence[Observation], stall_after_seconds: float) 
         else None,
         loss=live.loss,
         perplexity=_training_perplexity(current),
-        validation_loss=live.validation_loss,
-        validation_loss_best=live.validation_loss_best,
-        validation_perplexity=first.validation_perplexity,
+        validation_loss=validation.loss,
+        validation_loss_best=validation.best,
+        validation_perplexity=perplexity(validation.loss * validation.tokens, validation.tokens)
+        if validation.loss is not None and first.cross_entropy
+        else None,
         world_size=first.static.world_size,
         info={label_name(key): without_folders(printable(value)) for key, value in first.info.items()},
         ranks=tuple(rank_status(each, stall_after_seconds) for each in observations),
@@ -216,6 +213,50 @@ def _training_perplexity(observations: Sequence[Observation]) -> float | None:
         return None
     sums = [each.window.loss_sums() for each in observations]
     return perplexity(sum(loss for loss, _ in sums), sum(tokens for _, tokens in sums))
+
+
+class _Validation(NamedTuple):
+    """An evaluation's loss, the tokens behind it, 0 where they are not known, and the lowest loss so far."""
+
+    loss: float | None
+    tokens: int
+    best: float | None
+
+
+def _validation(observations: Sequence[Observation]) -> _Validation:
+    """The last evaluation of all ranks that evaluate: often of rank 0 alone, else each its share of the data.
+
+    While only some still evaluate, or where the loss of one was not finite, the run has none. What was lowest
+    of each share need not have been of one evaluation: there is one only where all agree.
+    """
+    lives = [
+        each.live
+        for each in observations
+        if each.live.validation_loss is not None
+        or each.live.validation_loss_best is not None
+        or each.live.nonfinite_loss
+        or each.live.phase == "evaluation"
+    ]
+    losses = [live.validation_loss for live in lives if live.validation_loss is not None]
+    tokens = [live.validation_loss_tokens for live in lives]
+    best = _agreed([live.validation_loss_best for live in lives])
+    evaluating = {live.phase == "evaluation" for live in lives}
+    if not losses or len(losses) < len(lives) or len(evaluating) > 1:
+        return _Validation(None, 0, best)
+    if len(lives) == 1 or not all(tokens):
+        return _Validation(None if len(lives) > 1 and any(tokens) else _agreed(losses), tokens[0], best)
+    total = sum(tokens)
+    mean = sum(loss * count for loss, count in zip(losses, tokens, strict=True)) / total
+    return _Validation(None if math.isnan(mean) else mean, total, best)
+
+
+def _agreed(values: Sequence[float | None]) -> float | None:
+    """The value that all are, but for the rounding; None where they are not."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    same = all(math.isclose(value, known[0], rel_tol=1e-6) for value in known)
+    return known[0] if same else None
 
 
 def peak_flops(observations: Sequence[Observation]) -> float | None:

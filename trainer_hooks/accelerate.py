@@ -18,6 +18,7 @@ from accelerate.tracking import GeneralTracker
 
 from trainer_hooks.monitor import Monitor, warn
 from trainer_hooks.names import Names, is_number
+from trainer_hooks.torch_calls import precision
 from trainer_hooks.torch_loop import TorchLoop
 from trainer_hooks.torch_process import tell_norm, watch
 from trainer_hooks.wrapping import put_around
@@ -101,7 +102,7 @@ class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
                 info={
                     **_given(self._info),
                     "framework": f"accelerate {accelerate.__version__}",
-                    "precision": str(accelerator.mixed_precision),
+                    "precision": precision(accelerator.mixed_precision, accelerator._models),
                 },
                 record_messages=self._record_messages,
             )
@@ -141,6 +142,9 @@ class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
     def _watch_prepared(self, accelerator: Any, loop: TorchLoop) -> None:
         for model in accelerator._models:
             loop.watch_model(model)
+        told = precision(accelerator.mixed_precision, accelerator._models)
+        if told != loop.monitor._facts.get("precision"):  # known with the first model, where none is mixed
+            loop.monitor.describe(precision=told)
         for optimizer in accelerator._optimizers:
             loop.watch_optimizer(optimizer)
 

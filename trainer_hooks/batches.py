@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ def count_tokens(batch: Any) -> tuple[Any, Any]:
     """The tokens of a batch of a causal model: from `attention_mask` or `input_ids`, and `labels`.
 
     A label is that of the token before it, so the first of each row counts nowhere. None where the batch
-    does not tell.
+    does not tell: ids and labels are integers, a row a sequence.
     """
     return _count_tokens(batch, first_label=1)
 
@@ -35,10 +36,20 @@ def _count_tokens(batch: Any, first_label: int) -> tuple[Any, Any]:
     if mask is not None and getattr(mask, "ndim", 0) == 2:
         # Of zeros and ones; `count_nonzero` takes a third of the time of `sum`.
         tokens = on_host(mask.count_nonzero())
-    elif ids is not None:
+    elif _are_rows_of_ids(ids):
         tokens = ids.numel()
-    trained = None if labels is None else on_host(labels[..., first_label:].ne(IGNORED).count_nonzero())
-    return tokens, trained
+    if not _are_rows_of_ids(labels):  # classes, for one: no tokens
+        return tokens, None
+    return tokens, on_host(labels[:, first_label:].ne(IGNORED).count_nonzero())
+
+
+def _are_rows_of_ids(value: Any) -> bool:
+    return getattr(value, "ndim", 0) == 2 and _is_integral(value.dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def _is_integral(dtype: Any) -> bool:
+    return "int" in str(dtype)
 
 
 def on_host(value: Any) -> Any:

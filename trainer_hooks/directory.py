@@ -32,13 +32,15 @@ def choose_directory() -> Path:
     """The directory a recorder of this process writes to.
 
     A tmpfs with room first, since a store into a mapping of a busy disk can wait; then what is writable.
-    Raises OSError with a sentence when nothing is.
+    Raises NotRecordableError when nothing is.
     """
     chosen = os.environ.get("TRAINVITALS_DIR")
     if chosen:
         directory = Path(chosen)
         if not _usable(directory):
-            raise OSError(f"TRAINVITALS_DIR={chosen} cannot be written; make it or choose another")
+            raise recording.NotRecordableError(
+                f"TRAINVITALS_DIR={chosen} cannot be written; make it or choose another"
+            )
         return directory
     for directory in _temporary_file_systems():
         if _usable(directory) and _is_tmpfs(directory) and _free_bytes(directory) >= NEEDED_FREE_BYTES:
@@ -46,7 +48,9 @@ def choose_directory() -> Path:
     for directory in (Path("/run/trainvitals"), state_directory()):
         if _usable(directory):
             return directory
-    raise OSError("no directory for recordings can be written; set TRAINVITALS_DIR to one")
+    raise recording.NotRecordableError(
+        "no directory for recordings can be written; set TRAINVITALS_DIR to one"
+    )
 
 
 def _temporary_file_systems() -> list[Path]:

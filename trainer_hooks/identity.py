@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer_hooks import launchers
-from trainer_hooks.recording import NAME_PATTERN, boot_id, pid_namespace, process_start_ticks
+from trainer_hooks.recording import (
+    NAME_PATTERN,
+    NotRecordableError,
+    boot_id,
+    pid_namespace,
+    process_start_ticks,
+)
 
-_PATH = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
+_URL = r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]"  # or a drive's letter
+_PATH = re.compile(rf"[/~$]|\.{{1,2}}/|{_URL}|.*/.*/|.*\\", re.DOTALL)
 
 
 class Identity(NamedTuple):
@@ -31,15 +38,15 @@ def identify(
 
     `run` (or TRAINVITALS_RUN) is an identity: the same again is the next attempt. `name` (or
     TRAINVITALS_NAME, or that of the script) is for display and gets a suffix that every rank of one launch
-    computes alike, at least on this node: see launchers. Raises ValueError for a `run` that could not be a
-    folder and a label.
+    computes alike, at least on this node: see launchers. Raises NotRecordableError for
+    a `run` that could not be a folder and a label.
     """
     run = run or os.environ.get("TRAINVITALS_RUN") or _launcher_run()
     if run is None:
         name = name or os.environ.get("TRAINVITALS_NAME") or _script_name()
         run = f"{sanitize(name)[:50]}-{_launch_suffix()}"
     elif not NAME_PATTERN.fullmatch(run):
-        raise ValueError(f"run name {run!r} must match {NAME_PATTERN.pattern}")
+        raise NotRecordableError(f"run name {run!r} must match {NAME_PATTERN.pattern}")
     place = launchers.place()
     return Identity(
         run=run,
@@ -75,8 +82,15 @@ def sanitize(name: str) -> str:
 
 
 def without_folders(text: str) -> str:
-    """The last component of what looks like a local path, which may name persons; other text as it is."""
-    return re.split(r"[/\\]", text.rstrip("/\\"))[-1] if _PATH.match(text) else text
+    """The last component of what looks like a path or a URL, which may name persons; other text as it is.
+
+    A name of a hub, `organisation/model`, has one slash and is no path; no more is a relative path like it.
+    """
+    if not _PATH.match(text):
+        return text
+    if re.match(_URL, text):
+        text = re.split(r"[?#]", text)[0]  # a query may hold a key
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1].rpartition("@")[2]
 
 
 def _launcher_run() -> str | None:

@@ -19,7 +19,14 @@ from torch.compiler import is_compiling
 from torch.nn.utils import clip_grad
 
 from trainer_hooks import names
-from trainer_hooks.batches import TokenCounter, count_tokens, loss_of, on_host, samples
+from trainer_hooks.batches import (
+    TokenCounter,
+    count_tokens,
+    count_tokens_unshifted,
+    loss_of,
+    on_host,
+    samples,
+)
 from trainer_hooks.entry_points import yields
 from trainer_hooks.monitor import (
     BACKWARD,
@@ -34,7 +41,7 @@ from trainer_hooks.monitor import (
     warn,
 )
 from trainer_hooks.readback import Pending
-from trainer_hooks.torch_calls import Call
+from trainer_hooks.torch_calls import Call, shifts_labels_within
 from trainer_hooks.torch_process import Functions, is_euclid
 from trainer_hooks.torch_window import Evaluation
 
@@ -46,6 +53,7 @@ _RECORDED_OTHERWISE = {
     *("loss", "learning_rate", "gradient_norm", "loss_scale", "preprocessing_seconds", "epoch", "step"),
     *("validation_loss", "validation_accuracy"),
 }
+_PARTS = 2  # so many norms before a step are none; without an end of a step no more than these are kept
 
 _F = TypeVar("_F", bound=Callable[..., None])
 
@@ -68,7 +76,8 @@ class FitTelemetry:
         run, name, loss_kind, record_messages: see Monitor.
         model, dataset: what is trained on what; for the run's info.
         count_tokens: of a batch, its tokens without padding and those whose label counts in the loss, numbers
-            or tensors. Default: from `attention_mask` or `input_ids`, and from `labels` shifted by one.
+            or tensors. Default: from `attention_mask` or `input_ids`, and from `labels`, shifted by one but
+            for encoder-decoders, masked models and taggers of transformers.
         automatic: nobody asked for this one by name. It records nothing where its Trainer has one that is not
             automatic, or an automatic one before it, or where a Monitor records in this process already.
     """
@@ -83,7 +92,7 @@ class FitTelemetry:
         loss_kind: str | None = None,
         model: str | None = None,
         dataset: str | None = None,
-        count_tokens: TokenCounter = count_tokens,
+        count_tokens: TokenCounter | None = None,
         record_messages: bool = False,
         automatic: bool = False,
     ) -> None:
@@ -93,7 +102,7 @@ class FitTelemetry:
         self._name = name
         self._loss_kind = loss_kind
         self._info = {"model": model or "", "dataset": dataset or ""}
-        self._count_tokens = count_tokens
+        self._count_given = count_tokens
         self._record_messages = record_messages
         self._undone_at_close: list[Callable[[], None]] = []
         self._forget_the_fit()
@@ -106,6 +115,7 @@ class FitTelemetry:
         self._epoch_loop: Any = None
         self._scaler: Any = None
         self._steps_made: int | None = None  # since the last micro-batch, where the scaler may leave one out
+        self._count_tokens = self._count_given or count_tokens
         self._clipping = _Clipping()
         self._logged = _Logged()
         self._evaluation = Evaluation()
@@ -121,7 +131,7 @@ class FitTelemetry:
             if not (self.automatic and self._is_one_too_many(trainer)):
                 self._open(trainer, pl_module)
         except Exception as error:
-            warn("telemetry is off for this fit: %s: %s", type(error).__name__, error)
+            warn("telemetry is off for this fit: %s", type(error).__name__)
 
     def _is_one_too_many(self, trainer: Any) -> bool:
         others = [each for each in trainer.callbacks if isinstance(each, FitTelemetry)]
@@ -153,6 +163,7 @@ class FitTelemetry:
         """Learn what stays as it is for the whole fit."""
         assert self.monitor is not None
         self._forget_the_fit()
+        self.monitor.guard(self._choose_count, pl_module)
         self._by_lightning = pl_module.automatic_optimization
         self._global_step = trainer.global_step
         self._epoch_loop = trainer.fit_loop.epoch_loop
@@ -163,6 +174,10 @@ class FitTelemetry:
         self.monitor.model(pl_module)
         self.monitor.guard(self._watch_optimizers, trainer)
         self.monitor.enter(DATA)
+
+    def _choose_count(self, pl_module: Any) -> None:
+        if self._count_given is None and not shifts_labels_within(pl_module):
+            self._count_tokens = count_tokens_unshifted
 
     def _watch_optimizers(self, trainer: Any) -> None:
         optimizers = trainer.optimizers
@@ -260,11 +275,13 @@ class FitTelemetry:
 
     def _size(self, monitor: Monitor, batch: Any) -> tuple[int, Any, Any]:
         """Samples, tokens and trained tokens. A batch that cannot be counted does not lose its step."""
+        count = 0
         try:
-            return samples(batch), *self._count_tokens(batch)
+            count = samples(batch)
+            return count, *self._count_tokens(batch)
         except Exception as error:
             monitor.fault(error)
-            return 0, None, None
+            return count, None, None
 
     def _end_steps(self, monitor: Monitor, made: int, global_step: int) -> None:
         """Record what `trainer.global_step` rose by as a step, except for what the loss scaler left out."""
@@ -421,9 +438,10 @@ class _Clipping:
     def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def clip_grad_norm_(*args: Any, **kwargs: Any) -> Any:
             norm = original(*args, **kwargs)
-            if not is_compiling() and get_ident() == self._thread:
-                usual = hasattr(norm, "detach") and is_euclid(args[2:], kwargs)
-                self._norms.append(norm.detach() if usual else None)
+            if not is_compiling() and get_ident() == self._thread and len(self._norms) < _PARTS:
+                # A clipping of somebody else's in torch's place may return a number, or nothing.
+                told = norm.detach() if hasattr(norm, "detach") else norm
+                self._norms.append(told if is_euclid(args[2:], kwargs) else None)
             return norm
 
         return clip_grad_norm_

@@ -16,6 +16,7 @@ import atexit
 import contextlib
 import functools
 import logging
+import os
 import re
 import sys
 import time
@@ -158,7 +159,7 @@ class Monitor(Totals):
         began = monotonic_ns()
         try:
             if sys.platform != "linux":
-                raise OSError(f"recordings need Linux, this is {sys.platform}")
+                raise recording.NotRecordableError(f"recordings need Linux, this is {sys.platform}")
             if identity.is_worker():
                 return
             _heed_compilation()
@@ -169,7 +170,7 @@ class Monitor(Totals):
         except Exception as error:
             with contextlib.suppress(Exception):
                 self._abandon()
-            warn("telemetry is off for this run: %s", error)
+            warn("telemetry is off for this run: %s", _sentence(error))
             return
         self.hook_ns += monotonic_ns() - began
 
@@ -867,6 +868,15 @@ def _heed_compilation() -> None:
     global _is_compiling
     compiler = getattr(sys.modules.get("torch"), "compiler", None)
     _is_compiling = getattr(compiler, "is_dynamo_compiling", _is_compiling)
+
+
+def _sentence(error: Exception) -> str:
+    """What may be told of it: a sentence of ours or of the system; of anybody else's exception the type."""
+    if isinstance(error, recording.NotRecordableError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{type(error).__name__}: {os.strerror(error.errno)}"
+    return type(error).__name__
 
 
 def _printable(info: Mapping[str, str]) -> dict[str, str]:

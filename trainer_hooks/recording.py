@@ -106,6 +106,10 @@ class RecordingError(Exception):
         self.reason = reason
 
 
+class NotRecordableError(OSError, ValueError):
+    """Why nothing can be recorded, in a sentence of ours that tells the user what to do."""
+
+
 @dataclass(frozen=True)
 class Static:
     """What is known when a recording opens and does not change. Times in ns."""
@@ -336,9 +340,9 @@ def this_process(
 
     for what, name in (("run", run), ("node", node)):
         if not NAME_PATTERN.fullmatch(name):
-            raise ValueError(f"{what} name {name!r} does not match {NAME_PATTERN.pattern}")
+            raise NotRecordableError(f"{what} name {name!r} does not match {NAME_PATTERN.pattern}")
     if not 0 <= rank <= MAX_RANK:
-        raise ValueError(f"rank {rank} is not between 0 and {MAX_RANK}")
+        raise NotRecordableError(f"rank {rank} is not between 0 and {MAX_RANK}")
     now, wall = time.monotonic_ns(), time.time_ns()  # together: what lies between makes the times differ
     start = now if start_ns is None else min(start_ns, now)
     return Static(
@@ -572,7 +576,7 @@ def _header(static: Static, ring_capacity: int) -> bytes:
         {"static": asdict(static), "live": LIVE_SLOTS, "record": RECORD_FIELDS}, separators=(",", ":")
     ).encode()
     if HEADER.size + len(description) > LIVE_OFFSET:
-        raise ValueError(
+        raise NotRecordableError(
             f"the description of the run takes {len(description)} bytes; {LIVE_OFFSET} are too few"
         )
 

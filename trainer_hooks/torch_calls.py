@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -63,11 +63,10 @@ class Root:
     def __init__(self, module: Any) -> None:
         inner = _unwrapped(module)
         name = type(inner).__name__
-        decoded = bool(getattr(getattr(inner, "config", None), "is_encoder_decoder", False))
         self.criterion = isinstance(inner, _Loss)
         self.trained = False
         self.trains_in_eval = False
-        self._shifted = not decoded and not name.endswith(_UNSHIFTED)
+        self._shifted = shifts_labels(inner)
         self._plain = (
             _is_plain(inner)
             if self.criterion
@@ -132,6 +131,35 @@ class Root:
             call.plain = self._plain
         if criterion.reduction == "sum":
             call.normalizer = 1
+
+
+def shifts_labels(module: Any) -> bool:
+    """Whether the label at a place is that of the token before it: not with encoder-decoders and taggers."""
+    decoded = bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
+    return not decoded and not type(module).__name__.endswith(_UNSHIFTED)
+
+
+def shifts_labels_within(module: Any) -> bool:
+    """As `shifts_labels`, of the first of transformers' models within a module; True where there is none."""
+    for each in module.modules():
+        if not hasattr(getattr(each, "config", None), "is_encoder_decoder"):
+            continue
+        if not shifts_labels(each):
+            return False
+        if type(each).__name__.endswith(_LANGUAGE_MODELS):
+            return True
+    return True
+
+
+def precision(mixed: Any, models: Iterable[Any]) -> str:
+    """The mixed precision, or where there is none ("no") that of the models; empty where they differ."""
+    if str(mixed) != "no":
+        return str(mixed)
+    first = (
+        next((each.dtype for each in model.parameters() if each.is_floating_point()), "") for model in models
+    )
+    dtypes = {str(dtype).removeprefix("torch.") for dtype in first}
+    return dtypes.pop() if len(dtypes) == 1 else ""
 
 
 def has_gradients(output: Any) -> bool:

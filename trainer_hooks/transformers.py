@@ -19,6 +19,7 @@ from transformers.integrations import integration_utils
 
 from trainer_hooks.batches import TokenCounter
 from trainer_hooks.monitor import Monitor, warn
+from trainer_hooks.torch_calls import precision
 from trainer_hooks.transformers_loss import TrainerLoss, inner_model
 from trainer_hooks.transformers_training import Training
 from trainer_hooks.wrapping import put_around
@@ -80,7 +81,7 @@ class TelemetryCallback(TrainerCallback):
                 "model": type(inner_model(trainer.model)).__name__,
                 **{key: value for key, value in self._info.items() if value},
                 "framework": _framework(trainer),
-                "precision": _precision(trainer),
+                "precision": precision(trainer.accelerator.mixed_precision, [trainer.model]),
             },
             record_messages=self._record_messages,
         )
@@ -92,8 +93,14 @@ class TelemetryCallback(TrainerCallback):
     def _close(self, trainer: Any, error: BaseException | None) -> None:
         training, self._training = self._training, None
         if training is not None:
-            training.monitor.guard(training.unwatch)
-            training.monitor.end(error, "completed" if error is not None else _reason(trainer))
+            monitor = training.monitor
+            monitor.guard(training.unwatch)
+            reason = "unknown"
+            try:
+                reason = _reason(trainer) if error is None else "completed"
+            except Exception as fault:  # of a stranger's callback: the training has ended all the same
+                monitor.fault(fault)
+            monitor.end(error, reason)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The Trainer has prepared everything."""
@@ -122,16 +129,12 @@ def _framework(trainer: Any) -> str:
     return f"transformers {transformers.__version__}"
 
 
-def _precision(trainer: Any) -> str:
-    mixed = str(trainer.accelerator.mixed_precision)
-    return mixed if mixed != "no" else str(getattr(trainer.model, "dtype", "")).removeprefix("torch.")
-
-
 def _reason(trainer: Any) -> str:
     if trainer.state.global_step < trainer.state.max_steps:
         for callback in trainer.callback_handler.callbacks:
             patience = getattr(callback, "early_stopping_patience", None)
-            if patience is not None and callback.early_stopping_patience_counter >= patience:
+            counter = getattr(callback, "early_stopping_patience_counter", None)
+            if patience is not None and counter is not None and counter >= patience:
                 return "early_stopping"
     return "completed"
 

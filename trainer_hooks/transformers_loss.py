@@ -21,7 +21,7 @@ from trainer_hooks.batches import (
     on_host,
     samples,
 )
-from trainer_hooks.torch_calls import _LANGUAGE_MODELS, _UNSHIFTED, Call
+from trainer_hooks.torch_calls import _LANGUAGE_MODELS, Call, shifts_labels
 
 _DIVIDES_BY_ITEMS = {"loss_function", "LigerForCausalLMLoss"}  # names in the code of a model's forward
 
@@ -39,7 +39,7 @@ class TrainerLoss:
         args, model = trainer.args, inner_model(trainer.model)
         name = type(model).__name__
         decoded = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-        shifted = getattr(trainer, "_loss_shifts_labels", not decoded and not name.endswith(_UNSHIFTED))
+        shifted = getattr(trainer, "_loss_shifts_labels", shifts_labels(model))
         self._count = count or (count_tokens if shifted else count_tokens_unshifted)
         sft = _is_trl_sft(trainer)
         smoothed = getattr(trainer, "label_smoother", None) is not None

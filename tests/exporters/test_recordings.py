@@ -244,6 +244,17 @@ def test_a_rank_that_died_before_it_could_record_still_counts_in_the_next_attemp
     assert state(look()) == "killed"
 
 
+def test_what_is_published_of_an_evaluation_is_that_of_both_ranks(tmp_path: Path, look: Look) -> None:
+    for rank, (loss, tokens) in enumerate(((1.0, 30), (3.0, 10))):
+        recorder = small_recording(tmp_path, "a-run", rank=rank, world_size=2)
+        set_slot(recorder, validation_loss=loss, validation_loss_best=loss, validation_loss_tokens=tokens)
+
+    samples = look()
+
+    assert value(samples, "validation_loss") == 1.5
+    assert "validation_loss_best" not in names(samples)
+
+
 def test_a_node_without_rank_0_publishes_its_ranks_only(tmp_path: Path, look: Look) -> None:
     small_recording(tmp_path, "a-run", rank=8, world_size=16)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from exporters.progress import StepWindow
 from exporters.runs import Observation, State, label_name, printable, run_status
-from trainer_hooks.recording import FAILED, FINISHED, RUNNING, Live, Static
+from trainer_hooks.recording import FAILED, FINISHED, PHASE_CODES, PHASE_MASK, RUNNING, Live, Static
 
 SECOND = 10**9
 NOW_NS = 1000 * SECOND
@@ -44,7 +45,7 @@ def observed(
     return Observation(
         static=static,
         attempt=attempt,
-        live=Live(phase_word=started_ns & ~15, last_progress_ns=progress_seconds * SECOND, **live),
+        live=Live(**{"phase_word": started_ns & ~15, "last_progress_ns": progress_seconds * SECOND, **live}),
         alive=alive,
         now_ns=NOW_NS,
         phase_seconds={},
@@ -153,6 +154,65 @@ def test_progress_is_the_share_of_the_steps_and_never_more_than_all() -> None:
     assert (unknown.progress_ratio, unknown.steps_expected) == (None, None)
 
 
+def evaluated(
+    *ranks: Mapping[str, Any], kind: str = "cross_entropy"
+) -> tuple[float | None, float | None, float | None]:
+    info = {"loss_kind": kind}
+    status = run_status(
+        [observed(rank=rank, info=info, **live) for rank, live in enumerate(ranks)],
+        stall_after_seconds=60,
+    )
+    return status.validation_loss, status.validation_perplexity, status.validation_loss_best
+
+
+def validation(loss: float | None, tokens: int = 0, best: float | None = None, **more: Any) -> dict[str, Any]:
+    lowest = loss if best is None else best
+    return {
+        "validation_loss": loss,
+        "validation_loss_tokens": tokens,
+        "validation_loss_best": lowest,
+        **more,
+    }
+
+
+def test_the_validation_loss_of_several_ranks_is_weighted_by_their_tokens() -> None:
+    mean = (1.0 * 30 + 3.0 * 10) / 40
+
+    assert evaluated(validation(1.0, 30), validation(3.0, 10)) == (mean, pytest.approx(math.exp(mean)), None)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "told"),
+    [
+        pytest.param([validation(1.5), validation(1.5)], (1.5, None, 1.5), id="gathered"),
+        pytest.param([validation(1.5), validation(1.6)], (None, None, None), id="not weighted"),
+        pytest.param([validation(1.5, 3), validation(1.5)], (None, None, 1.5), id="some weighted"),
+        pytest.param([validation(0.0, 3), {}], (0.0, 1.0, 0.0), id="rank 0 alone"),
+        pytest.param([{}, validation(0.0, 3)], (0.0, 1.0, 0.0), id="rank 1 alone"),
+        pytest.param([validation(1.0, 3), {"nonfinite_loss": 1}], (None, None, None), id="not finite"),
+        pytest.param([validation(1.0, 3), validation(None, 3, 1.0)], (None, None, 1.0), id="no more finite"),
+        pytest.param([validation(math.inf, 3), validation(-math.inf, 3)], (None, None, None), id="no hook's"),
+        pytest.param([{}, {}], (None, None, None), id="none"),
+    ],
+)
+def test_a_validation_loss_is_that_of_all_ranks_that_evaluate_or_there_is_none(
+    ranks: list[dict[str, Any]], told: tuple[float | None, ...]
+) -> None:
+    assert evaluated(*ranks) == told
+
+
+def test_while_only_some_ranks_evaluate_there_is_no_validation_loss() -> None:
+    working, evaluating = (
+        {"phase_word": (100 * SECOND & ~PHASE_MASK) | PHASE_CODES[name]} for name in ("data", "evaluation")
+    )
+    first, second = validation(1.0, 5), validation(2.0, 5)
+
+    assert evaluated(first | working, second | evaluating)[0] is None
+    assert evaluated(first | working, evaluating)[0] is None
+    assert evaluated(first | evaluating, second | evaluating)[0] == 1.5
+    assert evaluated(first | evaluating, working)[0] == 1.0
+
+
 def test_validation_perplexity_needs_the_tokens_behind_the_loss() -> None:
     entropy = {"loss_kind": "cross_entropy"}
     counted = run_status([observed(info=entropy, validation_loss=0.0, validation_loss_tokens=5)], 60)
@@ -192,12 +252,12 @@ def test_text_that_utf8_cannot_hold_is_replaced() -> None:
         ("C:\\Users\\alice\\tiny", "tiny"),
         ("c:/Users/alice/tiny", "tiny"),
         ("meta-llama/Llama-3-8B", "meta-llama/Llama-3-8B"),
-        ("hf://alice/tiny", "hf://alice/tiny"),
+        ("hf://alice/tiny", "tiny"),
         ("bf16", "bf16"),
         ("", ""),
     ],
 )
-def test_a_local_path_in_info_becomes_its_last_component(text: str, label: str) -> None:
+def test_a_path_or_a_url_in_info_becomes_its_last_component(text: str, label: str) -> None:
     assert run_status([observed(info={"model": text})], 60).info == {"model": label}
 
 

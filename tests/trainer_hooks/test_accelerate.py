@@ -120,6 +120,32 @@ def test_steps_batches_tokens_and_losses_are_exact_over_accumulation(recordings:
     assert all(seen.live.phase_ns[code] > 0 for code in (0, 1, 2, 3, 5, 8))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("first", [False, True], ids=["prepared later", "prepared first"])
+def test_where_nothing_is_mixed_the_precision_is_that_of_the_model(
+    recordings: Path, dtype: str, first: bool
+) -> None:
+    accelerating = accelerator(log_with="trainvitals")
+    network = torch.nn.Linear(3, 1, dtype=getattr(torch, dtype))
+    prepared = accelerating.prepare(network) if first else None
+    accelerating.init_trackers("a-project")
+    if prepared is None:
+        accelerating.prepare(network)
+        accelerating.prepare(torch.optim.SGD(network.parameters()))
+    accelerating.end_training()
+    seen = clean(recordings)
+    told = [seen.static.info.get("precision"), *(each.get("precision") for each in seen.of("info"))]
+    assert [each for each in told if each] == [dtype]
+
+
+def test_a_mixed_precision_is_that_of_the_training(recordings: Path) -> None:
+    accelerating = accelerator(log_with="trainvitals", mixed_precision="bf16")
+    accelerating.init_trackers("a-project")
+    accelerating.prepare(torch.nn.Linear(3, 1))
+    accelerating.end_training()
+    assert clean(recordings).static.info["precision"] == "bf16"
+
+
 def test_a_loss_without_tokens_is_that_given_to_backward_before_its_division(recordings: Path) -> None:
     accelerating = accelerator(log_with=TelemetryTracker(name="an-instance"))
     accelerating.init_trackers("a-project")

@@ -13,7 +13,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, SwitchTransformersCo
 from transformers import SwitchTransformersForConditionalGeneration as SwitchTransformers
 
 from tests.trainer_hooks.recorded import only
-from trainer_hooks.batches import count_tokens, split_auxiliary
+from trainer_hooks.batches import count_tokens, count_tokens_unshifted, split_auxiliary
 from trainer_hooks.monitor import Monitor
 
 IGNORED = -100
@@ -112,6 +112,25 @@ def test_a_watched_model_of_experts_has_a_perplexity(tmp_path: Path, monkeypatch
     assert [event["name"] for event in seen.of("scalar")] == ["auxiliary_loss"]
     assert seen.live.scalars[0] == auxiliary
     assert seen.of("info")[-1]["loss_kind"] == "cross_entropy"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        torch.tensor([1, 0]),
+        torch.tensor(1),
+        torch.ones(2, 3),
+        torch.ones(2, 3, dtype=torch.bool),
+        torch.ones(2, 3, 4, dtype=torch.int64),
+        [1, 0],
+        ["a", "b"],
+    ],
+)
+def test_labels_that_are_no_rows_of_integers_are_no_tokens(labels: Any) -> None:
+    for count in (count_tokens, count_tokens_unshifted):
+        assert count({"x": torch.ones(2, 3), "labels": labels}) == (None, None)
+        assert count({"input_ids": torch.ones(2, 3, dtype=torch.int64), "labels": labels}) == (6, None)
+        assert count({"input_ids": labels}) == (None, None)
 
 
 def test_a_mask_that_numbers_the_sequences_of_a_packed_row_counts_each_token_once() -> None:

@@ -202,5 +202,38 @@ def test_a_child_that_may_not_see_its_first_environment_is_a_worker(tmp_path: Pa
     assert ended(script, tmp_path)[0] == [0, True]
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/home/jane/m", "m"),
+        ("~jane/m/", "m"),
+        ("../jane/m", "m"),
+        ("home/jane/models/x", "x"),
+        ("./m", "m"),
+        ("jane/m/", "m"),
+        ("file:///home/jane/m", "m"),
+        ("file:/home/jane/m", "m"),
+        ("gs://b/jane/m", "m"),
+        ("hf://jane", "jane"),
+        ("s3://b/jane/m.jsonl?key=secret/x", "m.jsonl"),
+        ("https://jane:secret@example.org", "example.org"),
+        ("${HOME}/x", "x"),
+        ("$HOME/x", "x"),
+        ("C:\\Users\\jane\\m", "m"),
+        ("jane\\m", "m"),
+        ("org/model", "org/model"),
+        ("org/model@main", "org/model@main"),
+        ("tiny", "tiny"),
+        ("bf16-mixed", "bf16-mixed"),
+        ("transformers 5.24", "transformers 5.24"),
+        ("", ""),
+    ],
+)
+def test_of_a_path_or_a_url_the_last_component_is_told_and_a_name_of_a_hub_whole(
+    text: str, told: str
+) -> None:
+    assert identity.without_folders(text) == told
+
+
 def test_the_node_is_a_proper_name() -> None:
     assert NAME_PATTERN.fullmatch(identity.identify(run="run").node)

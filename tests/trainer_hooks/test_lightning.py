@@ -15,6 +15,7 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import pytest
 import torch
+import transformers
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -420,6 +421,61 @@ def test_batches_without_tokens_are_counted_in_samples(
     assert (live.hook_errors, live.hook_dropped) == (0, 0)
 
 
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("kind", [torch.tensor, list])
+def test_classes_are_no_tokens_and_their_loss_is_kept(
+    tmp_path: Path, recordings: Path, rows: int, kind: Callable[[Any], Any]
+) -> None:
+    class Classifier(Pairs):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return functional.cross_entropy(
+                self.linear(batch["x"]).expand(-1, 2), torch.as_tensor(batch["labels"])
+            )
+
+    batch = {"x": torch.ones(rows, 3), "labels": kind([1] * rows)}
+    trainer(tmp_path, TelemetryCallback()).fit(Classifier(), ready([batch] * 3))
+    live = only(recordings).live
+    assert (live.steps, live.samples, live.tokens_all, live.tokens_trained) == (3, 3 * rows, 0, 0)
+    assert live.loss == pytest.approx(math.log(2))
+    assert live.hook_errors == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "trained"),
+    [
+        ("BertForTokenClassification", 8),
+        ("BertForMaskedLM", 8),
+        ("BertForSequenceClassification", 7),
+        ("LlamaForCausalLM", 7),
+    ],
+)
+def test_labels_are_shifted_but_for_models_that_do_not(
+    tmp_path: Path, recordings: Path, kind: str, trained: int
+) -> None:
+    configuration = getattr(transformers, f"{kind[: kind.index('For')]}Config")(
+        vocab_size=VOCABULARY,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+    )
+
+    class Wrapping(Pairs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = torch.nn.Sequential(getattr(transformers, kind)(configuration))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.linear.weight.mean()
+
+    ids = torch.arange(1, 9)[None]
+    batch = {"input_ids": ids, "labels": ids}
+    trainer(tmp_path, TelemetryCallback()).fit(Wrapping(), ready([batch]))
+    live = only(recordings).live
+    assert (live.tokens_all, live.tokens_trained, live.hook_errors) == (8, trained, 0)
+
+
 @pytest.mark.parametrize("answer", [lambda loss: None, lambda loss: {"loss": loss, "text": SECRET}])
 def test_modules_may_return_nothing_or_more_than_a_loss(
     tmp_path: Path, recordings: Path, answer: Callable[[torch.Tensor], Any]
@@ -674,14 +730,16 @@ def test_a_trainer_that_cannot_be_described_is_fit_without_a_recording(
                 super().setup(trainer, pl_module, stage)
 
     def raises(trainer: pl.Trainer) -> Any:
-        raise NotImplementedError("a plugin of one's own")
+        raise NotImplementedError(SECRET)
 
     callback = Describing()
     fitting = trainer(tmp_path, callback)
     with caplog.at_level(logging.WARNING, logger="trainvitals"):
         fitting.fit(Model(), Conversations(8).loader(), Conversations(4).loader())
     assert (fitting.global_step, callback.monitor) == (4, None)
-    assert [record.levelname for record in caplog.records if record.name == "trainvitals"] == ["WARNING"]
+    assert [record.getMessage() for record in caplog.records if record.name == "trainvitals"] == [
+        "telemetry is off for this fit: NotImplementedError"
+    ]
     assert not list(find(recordings))
 
 

@@ -138,6 +138,44 @@ def test_norms_of_parts_or_of_another_kind_are_no_gradient_norm(tmp_path: Path, 
     assert norms == pytest.approx([none, none, none, *model.norms[3:]], nan_ok=True)
 
 
+@pytest.mark.parametrize("returned", [None, 3.5])
+def test_a_clipping_put_in_torchs_place_may_return_a_number_or_nothing(
+    tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch, returned: float | None
+) -> None:
+    def clip(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> float | None:
+        return returned
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+        fit(Linear(), tmp_path, gradient_clip_val=0.01)
+    seen = only(recordings)
+    expected = [math.nan if returned is None else returned] * 5
+    assert [record.gradient_norm for record in seen.steps] == pytest.approx(expected, nan_ok=True)
+    assert (seen.live.outcome, seen.live.hook_errors) == (FINISHED, 0)
+
+
+def test_where_lightning_sees_no_step_the_norms_of_the_clipping_do_not_pile_up(tmp_path: Path) -> None:
+    class Raw(Linear):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.loss(batch).backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+            cast(Any, self.optimizers(use_pl_optimizer=False)).step()
+
+    kept: list[int] = []
+
+    class Looking(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
+            telemetry = trainer.callbacks[0]
+            kept.append(len(telemetry._clipping._norms))
+
+    fit(Raw(), tmp_path, Looking())
+    assert kept == [1, 2, 2, 2, 2]
+
+
 def test_several_optimizers_have_no_expectation_and_no_norm(tmp_path: Path, recordings: Path) -> None:
     """`estimated_stepping_batches` counts batches, `global_step` the steps of both optimizers."""
     fit(Manual(), tmp_path, max_epochs=2)

@@ -622,6 +622,27 @@ def test_a_recorder_that_fails_costs_one_warning_and_no_count(
     assert live.outcome == FINISHED
 
 
+class _Strange:
+    def __str__(self) -> str:
+        raise RuntimeError("the client said that she")
+
+
+def test_a_strangers_words_are_not_logged_and_ours_and_the_systems_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "jane").write_text("")
+    with caplog.at_level(logging.WARNING, logger="trainvitals"):
+        Monitor(run="a-run", directory=tmp_path, info={"model": cast(str, _Strange())})
+        Monitor(run="a-run", directory=tmp_path / "jane")
+        Monitor(run="a run", directory=tmp_path)
+    lines = [record.getMessage() for record in caplog.records if record.name == "trainvitals"]
+    assert lines[:2] == [
+        "telemetry is off for this run: RuntimeError",
+        "telemetry is off for this run: FileExistsError: File exists",
+    ]
+    assert "run name 'a run' must match" in lines[2]
+
+
 def test_a_directory_that_cannot_be_written_costs_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -144,6 +144,21 @@ def test_a_run_tells_what_it_is_and_its_phases_add_up(tmp_path: Path, recordings
     assert (live.outcome, seen.of("finish")[0]["reason"]) == (FINISHED, "completed")
 
 
+def test_the_precision_of_a_model_that_does_not_tell_is_that_of_its_parameters(
+    tmp_path: Path, recordings: Path
+) -> None:
+    class Plain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model().to(torch.bfloat16)
+
+        def forward(self, **batch: Any) -> Any:
+            return self.network(**batch)
+
+    trainer(tmp_path, TelemetryCallback(), network=Plain(), max_steps=1).train()
+    assert clean(recordings).static.info["precision"] == "bfloat16"
+
+
 def test_report_to_is_enough_and_a_callback_that_is_given_comes_first(
     tmp_path: Path, recordings: Path
 ) -> None:
@@ -425,6 +440,32 @@ def test_an_early_stop_is_told(tmp_path: Path, recordings: Path) -> None:
     ).train()
     seen = clean(recordings)
     assert (seen.live.steps, seen.of("finish")[0]["reason"]) == (2, "early_stopping")
+
+
+class Patient(TrainerCallback):
+    """A stranger's, which stops at the second step."""
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == 2
+
+
+@pytest.mark.parametrize(
+    ("attributes", "told"),
+    [
+        ({"early_stopping_patience": 3}, ("completed", 0)),
+        ({"early_stopping_patience": "3 epochs", "early_stopping_patience_counter": 3}, ("unknown", 1)),
+    ],
+)
+def test_a_patience_of_a_strangers_callback_does_not_keep_the_recording_open(
+    tmp_path: Path, recordings: Path, attributes: dict[str, Any], told: tuple[str, int]
+) -> None:
+    trainer(tmp_path, TelemetryCallback(), Patient(**attributes)).train()
+    seen = only(recordings)
+    assert (seen.live.steps, seen.live.outcome, current()) == (2, FINISHED, None)
+    assert (seen.of("finish")[0]["reason"], seen.live.hook_errors) == told
 
 
 def test_an_exception_is_told_by_its_type_and_place_and_goes_on(tmp_path: Path, recordings: Path) -> None:
