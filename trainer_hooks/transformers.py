@@ -91,8 +91,11 @@ class TelemetryCallback(TrainerCallback):  # type: ignore[misc]
     def _close(self, trainer: Any, error: BaseException | None) -> None:
         training, self._training = self._training, None
         if training is not None:
-            training.monitor.guard(training.unwatch)
-            training.monitor._end(error, "completed" if error is not None else _reason(trainer))
+            monitor = training.monitor
+            monitor.guard(training.unwatch)
+            if error is None:
+                monitor.guard(lambda: monitor.finish(_reason(trainer)))
+            monitor._end(error, "completed")  # a no-op where the end has been told
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The Trainer has prepared everything."""
