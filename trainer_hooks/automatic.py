@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer_hooks import identity, imports
-from trainer_hooks.monitor import Monitor, current
+from trainer_hooks.monitor import Monitor, current, warn
 
 _process: Any = None
 
@@ -78,9 +78,12 @@ def _provide(module: str, factory: str) -> None:
     @functools.wraps(original)
     def load(group: str) -> list[Any]:
         found: list[Any] = original(group)
-        if not any(type(each).__module__.startswith("trainer_hooks.") for each in found):
-            # Nothing is printed of what is added here.
-            found = [*found, *getattr(importlib.import_module("trainer_hooks.entry_points"), factory)()]
+        try:
+            if not any(type(each).__module__.startswith("trainer_hooks.") for each in found):
+                # Nothing is printed of what is added here.
+                found = [*found, *getattr(importlib.import_module("trainer_hooks.entry_points"), factory)()]
+        except Exception as error:
+            warn("telemetry is off for this training: %s", type(error).__name__)
         return found
 
     owner._load_external_callbacks = load
