@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import Any
 
 from trainer_hooks import entry_points, identity, imports
-from trainer_hooks.monitor import Monitor, current
+from trainer_hooks.monitor import Monitor, current, warn
 from trainer_hooks.wrapping import put_around
 
 _process: Any = None
@@ -76,9 +76,12 @@ def _provide(module: str, factory: str) -> None:
     def with_ours(original: Callable[[str], list[Any]]) -> Callable[[str], list[Any]]:
         def load(group: str) -> list[Any]:
             found = original(group)
-            if not any(type(each).__module__.startswith("trainer_hooks.") for each in found):
-                # Nothing is printed of what is added here.
-                found = [*found, *getattr(entry_points, factory)()]
+            try:
+                if not any(type(each).__module__.startswith("trainer_hooks.") for each in found):
+                    # Nothing is printed of what is added here.
+                    found = [*found, *getattr(entry_points, factory)()]
+            except Exception as error:
+                warn("telemetry is off for this training: %s", type(error).__name__)
             return found
 
         return load

@@ -9,6 +9,7 @@ A callback made here is `automatic`: see `yields`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -69,10 +70,11 @@ def yields(callback: Callback, among: Sequence[Callback]) -> bool:
 
 
 def _automatic(module: str) -> list[Any]:
-    if not wanted():
-        return []
     try:
+        if not wanted():
+            return []
         return Unannounced([importlib.import_module(module).TelemetryCallback(automatic=True)])
     except Exception as error:
-        logger.warning("telemetry is off for this training: %s", type(error).__name__)
+        with contextlib.suppress(Exception):  # a stranger's filter
+            logger.warning("telemetry is off for this training: %s", type(error).__name__)
         return []

@@ -69,9 +69,16 @@ def _install(name: str, installer: "Installer") -> None:
         module, _, function = installer.partition(":")
         getattr(importlib.import_module(module), function)()
     except Exception as error:
+        _warn("%s cannot be followed: %s", name, type(error).__name__)
+
+
+def _warn(text: str, *arguments: str) -> None:
+    try:
         import logging
 
-        logging.getLogger("trainvitals").warning("%s cannot be followed: %s", name, type(error).__name__)
+        logging.getLogger("trainvitals").warning(text, *arguments)
+    except Exception:  # a stranger's filter
+        return
 
 
 class _Finder:

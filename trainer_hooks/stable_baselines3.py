@@ -147,8 +147,9 @@ class TelemetryCallback(BaseCallback):
 
     @_harmless
     def _on_training_end(self) -> None:
+        assert self.monitor is not None
         if self._stepped_since_told:
-            self.tell(self.logger.name_to_value)
+            self.monitor.guard(self.tell, self.logger.name_to_value)
         early = self.model.num_timesteps < self.model._total_timesteps
         self._close("early_stopping" if early else "completed")
 
@@ -260,7 +261,7 @@ def _told_of_exceptions(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return original(model, *args, **kwargs)
         except BaseException as error:
-            callback = _learning.get(model)
+            callback = _callback_of(model)
             if callback is not None:
                 callback.failed(error)
             raise
@@ -291,16 +292,26 @@ def _as_a_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _monitor_of(model: Any) -> Monitor | None:
-    callback = _learning.get(model) if isinstance(model, BaseAlgorithm) else None
+    callback = _callback_of(model) if isinstance(model, BaseAlgorithm) else None
     return callback.monitor if callback is not None else None
+
+
+def _callback_of(model: BaseAlgorithm) -> TelemetryCallback | None:
+    try:
+        return _learning.get(model)
+    except Exception:  # one that cannot be a key, and so is none
+        return None
 
 
 def _zip(path: Any) -> Any:
     """The file that SB3 writes: with a suffix, unless the path has one."""
     if not isinstance(path, (str, os.PathLike)):
         return None
-    name = os.fspath(path)
-    return name if os.path.splitext(name)[1] else f"{name}.zip"  # noqa: PTH122
+    try:
+        name = os.fspath(path)
+        return name if os.path.splitext(name)[1] else f"{name}.zip"  # noqa: PTH122
+    except Exception:  # then SB3 cannot have it either, and says so
+        return None
 
 
 def _register() -> None:

@@ -20,7 +20,12 @@ Where each thing that can befall a training is put to the test:
         read as one                             test_recording_refusals, exporters/test_recordings,
                                                 exporters/test_hostile_recordings
     what stays behind in the process            test_training_traces
-    random state, results with the hook         here; test_lightning, test_torch_loop, test_accelerate
+    random state, results with the hook         here, for each of tiny_trainers, before any fault
+        `the_hook_changes_nothing_…` in         test_lightning, test_transformers, test_accelerate,
+                                                test_fabric, test_torch_loop
+        under other names in                    test_stable_baselines3, test_tee (what is logged),
+                                                test_torch_process and test_run (an unchanged script)
+        TRL's, whose Trainer is Hugging Face's  here (long)
     waiting for a device, CUDA graphs           test_readback
 """
 
@@ -29,14 +34,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from tests.trainer_hooks.processes import ROOT, environment
 
-# What each trainer is the first to pass through; in the long run each is put to the calls of all files.
+# In the quick run, each trainer is put to the calls of the files it is the first to pass through; those of
+# one line share a process. In the long run each is put to the calls of all files.
 CORE = (
     "arrivals.py",
     "contexts.py",
@@ -44,35 +50,79 @@ CORE = (
     "directory.py",
     "exceptions.py",
     "identity.py",
+    "launchers.py",
     "monitor.py",
     "readback.py",
     "recording.py",
     "totals.py",
 )
-FILES: dict[str, tuple[str, ...]] = {
-    "plain": CORE,
-    "plain_failing": ("exceptions.py", "monitor.py"),
-    "watch": ("batches.py", "torch_calls.py", "torch_hooks.py", "torch_loop.py", "torch_window.py"),
-    "unchanged": ("torch_process.py",),
-    "accelerate": ("accelerate.py",),
-    "lightning": ("lightning.py",),
+WATCH = (
+    "batches.py",
+    "flops.py",
+    "torch_calls.py",
+    "torch_hooks.py",
+    "torch_loop.py",
+    "torch_steps.py",
+    "torch_window.py",
+)
+FILES: dict[str, dict[str, tuple[str, ...]]] = {
+    "plain torch": {
+        "plain": CORE,
+        "plain_failing": ("exceptions.py", "monitor.py"),
+        "watch": WATCH,
+        "unchanged": ("automatic.py", "imports.py", "torch_process.py", "wrapping.py"),
+    },
+    "Lightning": {
+        "lightning": ("lightning.py", "lightning_fit.py"),
+        "lightning_unchanged": ("automatic.py", "entry_points.py"),
+        "fabric": ("fabric.py", "fabric_training.py"),
+    },
+    "Hugging Face": {
+        "accelerate": ("accelerate.py",),
+        "transformers": (
+            "transformers.py",
+            "transformers_loss.py",
+            "transformers_training.py",
+        ),
+    },
+    "others": {
+        "stable_baselines3": ("stable_baselines3.py",),
+        "tee": ("names.py", "tee.py"),
+    },
 }
-OTHERS = ("plain_without_an_end", "watch_failing", "lightning_failing")
+LONG = (
+    ("plain", "plain_failing", "plain_without_an_end", "watch", "watch_failing", "unchanged"),
+    ("lightning", "lightning_failing", "lightning_unchanged", "fabric"),
+    ("accelerate", "transformers", "transformers_failing", "trl"),
+    ("stable_baselines3", "stable_baselines3_failing", "tee"),
+)
 # A few of those that must be among what was made to fail: else nothing was.
 KNOWN = {
     "plain": ("Totals._apply_step", "Recorder.event", "posix.posix_fallocate", "Recorder._create"),
     "plain_failing": ("Monitor._checkpoint_done", "Monitor.exception"),
     "watch": ("torch_window.Window.record", "torch_calls.Root.read", "torch_hooks.Hooks.watch_model"),
-    "unchanged": ("torch_process._RootHook._tell", "torch_process.Functions.put"),
+    "unchanged": (
+        *("torch_process._RootHook._tell", "torch_process.Functions.put", "automatic._open_monitor"),
+        "automatic.tell_of_exits",
+    ),
     "accelerate": ("TelemetryTracker._follow", "TelemetryTracker._log"),
-    "lightning": ("TelemetryCallback._open", "TelemetryCallback._log_metrics", "lightning._expected"),
+    "lightning": ("FitTelemetry._open", "FitTelemetry._log", "lightning_fit._expected"),
+    "lightning_unchanged": ("entry_points.wanted",),
+    "fabric": ("FabricTelemetry.set_up", "FabricTelemetry._begin"),
+    "transformers": (
+        *("TrainerLoss", "TrainerLoss.read", "TelemetryCallback._open", "Training.begin"),
+        *("Training.end_step", "transformers._reason", "Training._evaluated"),
+    ),
+    "stable_baselines3": ("TelemetryCallback.tell", "TelemetryCallback._count_step"),
+    "tee": ("Tee._opened", "Tee._tell", "Tee._take_over", "Names._decide"),
 }
 
 
-def faults_in(trainer: str, mode: str, errors: str, files: Sequence[str] = ()) -> dict[str, Any]:
-    """The `Findings` of these faults; fails where there is one."""
+def faults_in(mode: str, errors: str, trainers: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """For each trainer the `Findings` of these faults in its files; fails where there is one."""
+    asked = [f"{trainer}:{','.join(files)}" for trainer, files in trainers.items()]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.conformance.faults", trainer, mode, errors, *files],
+        [sys.executable, "-m", "tests.conformance.faults", mode, errors, *asked],
         cwd=ROOT,
         env=environment(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"),
         capture_output=True,
@@ -81,27 +131,34 @@ def faults_in(trainer: str, mode: str, errors: str, files: Sequence[str] = ()) -
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    findings: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{trainer}: {findings['trainings']} trainings, {len(findings['points'])} calls")
-    for kind in ("harmed", "lasting", "silent", "noisy", "unfinished"):
-        assert not findings[kind], f"{kind}:\n" + "\n".join(findings[kind])
-    return findings
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    for trainer, findings in found.items():
+        print(f"{trainer}: {findings['trainings']} trainings, {len(findings['points'])} calls")
+        for kind in ("harmed", "lasting", "silent", "noisy", "unfinished"):
+            assert not findings[kind], f"{trainer} {kind}:\n" + "\n".join(findings[kind])
+    return found
 
 
-@pytest.mark.parametrize("trainer", FILES)
-def test_no_fault_of_the_hook_reaches_a_training(trainer: str) -> None:
-    findings = faults_in(trainer, "every", "RuntimeError", FILES[trainer])
-    called = {callee for _, callee in findings["points"] + findings["second"]}
-    for known in KNOWN[trainer]:
-        assert any(callee.endswith(known) for callee in called), f"{known} was not called"
+@pytest.mark.parametrize("trainers", FILES)
+def test_no_fault_of_the_hook_reaches_a_training(trainers: str) -> None:
+    for trainer, findings in faults_in("every", "RuntimeError", FILES[trainers]).items():
+        called = {callee for _, callee in findings["points"] + findings["second"]}
+        for known in KNOWN[trainer]:
+            assert any(callee.endswith(known) for callee in called), f"{trainer}: {known} was not called"
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("mode", ["first", "every"])
-@pytest.mark.parametrize("trainer", [*FILES, *OTHERS])
-def test_no_fault_of_any_kind_in_any_file_reaches_a_training(trainer: str, mode: str) -> None:
-    faults_in(trainer, mode, "RuntimeError,MemoryError,OSError,RecursionError")
+@pytest.mark.parametrize("trainers", LONG, ids=lambda trainers: trainers[0])
+def test_no_fault_of_any_kind_in_any_file_reaches_a_training(trainers: tuple[str, ...]) -> None:
+    faults_in("every", "MemoryError", dict.fromkeys(trainers, ()))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("error", ["OSError", "RecursionError"])
+def test_no_fault_that_comes_once_reaches_a_training(error: str) -> None:
+    faults_in("first", error, FILES["plain torch"])
 
 
 def test_a_hook_that_would_let_a_fault_through_is_found_out() -> None:

@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
+import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.modules.module import _global_forward_pre_hooks
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.data import DataLoader, TensorDataset
 
 BATCHES = 3
+_SECONDS = re.compile(r"_(runtime|per_second)': [^,}]+")  # among what a Hugging Face Trainer prints
+_STAMP = re.compile(r"tfevents\..*")  # of an event file: time, host, process
+_TIMED = ("trainer_state.json", "model.zip")  # files that times are in, as text
 
 
 class Result(NamedTuple):
@@ -28,7 +36,7 @@ class Result(NamedTuple):
     ended: str  # the exception that ended it, if one did
     losses: tuple[float, ...]
     weights: tuple[bytes, ...]
-    random_state: tuple[bytes, object]
+    random_state: tuple[bytes, object, bytes]
     output: str
     warnings: tuple[str, ...]
     files: tuple[tuple[str, int], ...]
@@ -90,6 +98,7 @@ def training_of(train: Callable[[Training, bool], None]) -> Callable[[bool], Res
     def once(hooked: bool) -> Result:
         torch.manual_seed(0)
         random.seed(0)
+        np.random.seed(0)
         data = TensorDataset(torch.randn(2 * BATCHES, 4), torch.arange(2 * BATCHES) % 3)
         model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.1), torch.nn.Linear(4, 3))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -113,10 +122,17 @@ def training_of(train: Callable[[Training, bool], None]) -> Callable[[bool], Res
                 ended,
                 tuple(training.losses),
                 tuple(each.detach().numpy().tobytes() for each in model.state_dict().values()),
-                (torch.get_rng_state().numpy().tobytes(), random.getstate()),
-                said.getvalue().replace(str(folder), "FOLDER"),
+                (
+                    torch.get_rng_state().numpy().tobytes(),
+                    random.getstate(),
+                    np.random.get_state(legacy=True)[1].tobytes(),  # type: ignore[index, union-attr]
+                ),
+                _SECONDS.sub("SECONDS", said.getvalue().replace(str(folder), "FOLDER")),
                 tuple(str(each.message).replace(str(folder), "FOLDER") for each in warned),
-                tuple((path.name, path.stat().st_size) for path in files),
+                tuple(
+                    (_STAMP.sub("tfevents", path.name), path.name not in _TIMED and path.stat().st_size)
+                    for path in files
+                ),
             )
 
     return once
@@ -226,28 +242,29 @@ def watch_failing(training: Training, hooked: bool) -> None:
 
 
 def unchanged(training: Training, hooked: bool) -> None:
-    """A script without a word of ours, as `run` instruments it."""
-    if not hooked:
-        _loop(training, False)
-        return
-    from trainer_hooks import torch_process
-    from trainer_hooks.monitor import Monitor, warn
-
-    opened: list[Monitor] = []
-
-    def open_monitor() -> Monitor:
-        opened.append(Monitor(run="unchanged", provisional=True))
-        return opened[-1]
-
-    try:
-        torch_process.install(open_monitor)
-    except Exception as error:  # what `run` does then
-        warn("telemetry is off for this process: %s", type(error).__name__)
+    """A script without a word of ours, as `run` instruments it: once a framework was imported."""
     model, loader, _, folder, losses = training
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    _loop(Training(model, loader, optimizer, folder, losses), False)
-    for monitor in opened:
-        monitor._at_exit()
+    (folder / "tiny_framework.py").touch()
+    sys.path.insert(0, str(folder))
+    finders, leave = list(sys.meta_path), os._exit
+    try:
+        if hooked:
+            from trainer_hooks import imports, monitor
+
+            monitor._current = None  # as in a process of its own
+            imports.after_import({"tiny_framework": "trainer_hooks.automatic:torch"})
+        import tiny_framework  # type: ignore[import-not-found]  # noqa: F401
+
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        _loop(Training(model, loader, optimizer, folder, losses), False)
+    finally:
+        sys.path.remove(str(folder))
+        sys.meta_path[:] = finders
+        setattr(os, "_exit", leave)  # noqa: B010
+        sys.modules.pop("tiny_framework", None)
+        (folder / "tiny_framework.py").unlink()
+    if hooked and monitor._current is not None:
+        monitor._current._at_exit()
 
 
 def accelerate(training: Training, hooked: bool) -> None:
@@ -331,6 +348,228 @@ def lightning_failing(training: Training, hooked: bool) -> None:
     lightning(training, hooked, fails=True)
 
 
+def lightning_unchanged(training: Training, hooked: bool) -> None:
+    """As `run` instruments it."""
+    from lightning.pytorch.trainer.connectors import callback_connector
+
+    original = callback_connector._load_external_callbacks
+    try:
+        callback_connector._load_external_callbacks = lambda group: []  # the hook is not installed beside it
+        if hooked:
+            from trainer_hooks import imports
+
+            imports._install("trainer_hooks.automatic:lightning")
+            os.environ["TRAINVITALS"] = "1"
+        lightning(training, False)
+    finally:
+        os.environ.pop("TRAINVITALS", None)
+        callback_connector._load_external_callbacks = original
+
+
+def fabric(training: Training, hooked: bool) -> None:
+    from lightning.fabric import Fabric
+
+    model, loader, optimizer, folder, losses = training
+    callbacks: list[Any] = []
+    if hooked:
+        from trainer_hooks.fabric import TelemetryCallback
+
+        callbacks = [TelemetryCallback(run="fabric")]
+    fabric = Fabric(accelerator="cpu", devices=1, callbacks=callbacks)
+    network, optimizer = fabric.setup(model, optimizer)
+    for inputs, labels in fabric.setup_dataloaders(loader):
+        loss = torch.nn.functional.cross_entropy(network(inputs), labels)
+        fabric.backward(loss)
+        fabric.clip_gradients(network, optimizer, max_norm=1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    fabric.save(folder / "model.ckpt", {"model": network})
+    for each in callbacks:
+        each.close()
+
+
+def _language_model(training: Training) -> tuple[Any, list[dict[str, list[int]]]]:
+    """A model that `training.model` holds from now on, and what it is trained on."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    config = GPT2Config(
+        vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0
+    )
+    model = GPT2LMHeadModel(config)
+    training.model.add_module("language_model", model)
+    return model, [{"input_ids": [at, at + 1, at + 2, 9]} for at in range(2 * BATCHES)]
+
+
+def _arguments(training: Training) -> dict[str, Any]:
+    return {
+        "output_dir": str(training.folder / "output"),
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 2 * BATCHES,
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 1,
+        "logging_steps": 1,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_only_model": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }
+
+
+def transformers(training: Training, hooked: bool, fails: bool = False) -> None:
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    model, rows = _language_model(training)
+    data: Any = [{**row, "labels": row["input_ids"]} for row in rows]
+    callbacks: list[Any] = []
+    if hooked:
+        from trainer_hooks.transformers import TelemetryCallback
+
+        callbacks = [TelemetryCallback(run="transformers")]
+
+    class Failing(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if fails and state.global_step:
+                raise StoppedError("by the trainer")
+
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(**_arguments(training)),
+        train_dataset=data,
+        eval_dataset=data,
+        callbacks=[*callbacks, Failing()],
+    )
+    trainer.train()
+    training.losses.extend(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+
+
+def transformers_failing(training: Training, hooked: bool) -> None:
+    transformers(training, hooked, fails=True)
+
+
+def trl(training: Training, hooked: bool) -> None:
+    from datasets import Dataset, disable_progress_bars
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+    from trl import SFTConfig, SFTTrainer
+
+    model, rows = _language_model(training)
+    disable_progress_bars()
+    words = Tokenizer(models.WordLevel({"<end>": 0, "<unknown>": 1}, unk_token="<unknown>"))
+    callbacks: list[Any] = []
+    if hooked:
+        from trainer_hooks.transformers import TelemetryCallback
+
+        callbacks = [TelemetryCallback(run="trl")]
+    data = Dataset.from_list(rows)
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(**_arguments(training)),
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=PreTrainedTokenizerFast(
+            tokenizer_object=words, eos_token="<end>", pad_token="<end>"
+        ),
+        callbacks=callbacks,
+    )
+    trainer.train()
+    training.losses.extend(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+
+
+def stable_baselines3(training: Training, hooked: bool, fails: bool = False) -> None:
+    import gymnasium
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+
+    class Failing(BaseCallback):
+        def _on_step(self) -> bool:
+            if fails and self.num_timesteps > 12:
+                raise StoppedError("by the trainer")
+            return True
+
+    class Short(gymnasium.Env[Any, Any]):
+        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+            super().reset(seed=seed)
+            self.at = 0
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            self.at += 1
+            return np.full(1, self.at / 4, np.float32), float(action), self.at == 4, False, {}
+
+    callbacks: list[Any] = [
+        EvalCallback(Short(), eval_freq=8, n_eval_episodes=1, verbose=0, warn=False),
+        Failing(),
+    ]
+    if hooked:
+        from trainer_hooks.stable_baselines3 import TelemetryCallback
+
+        callbacks.append(TelemetryCallback(run="stable-baselines3"))
+    model = PPO(
+        "MlpPolicy",
+        Short(),
+        n_steps=8,
+        batch_size=4,
+        n_epochs=1,
+        seed=0,
+        device="cpu",
+        policy_kwargs={"net_arch": [2]},
+    )
+    training.model.add_module("policy", model.policy)
+    model.learn(16, callback=callbacks)
+    model.save(training.folder / "model.zip")
+
+
+def stable_baselines3_failing(training: Training, hooked: bool) -> None:
+    stable_baselines3(training, hooked, fails=True)
+
+
+def tee(training: Training, hooked: bool) -> None:
+    """What a script logs is all there is of it; then a Monitor records as well."""
+    if hooked:
+        from trainer_hooks import monitor
+        from trainer_hooks import tee as teeing
+
+        monitor._current = None  # as in a process of its own
+        teeing.install(run="tee")
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(training.folder)) as writer:
+            for step in range(BATCHES):
+                writer.add_scalar("train/loss", torch.tensor(1.0 / (1 + step)), step)
+                writer.add_scalar("success_rate", 0.5, step)
+                writer.add_scalars("val", {"loss": 0.5}, step)
+                writer.add_scalar("a", np.float64(step), np.int64(step))
+                writer.add_text("text", "of the test")
+            if hooked:
+                own = monitor.current()
+                with monitor.Monitor(run="beside"):
+                    _log_beside(writer)
+                if own is not None:
+                    own._at_exit()
+            else:
+                _log_beside(writer)
+    finally:
+        if hooked:
+            teeing.remove()
+
+
+def _log_beside(writer: Any) -> None:
+    writer.add_scalar("train/loss", 0.25, BATCHES)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(writer.add_scalar, "success_rate", 0.25, BATCHES).result()
+    writer.add_scalar("lr", 0.25, BATCHES)
+
+
 TRAINERS: dict[str, Callable[[bool], Result]] = {
     each.__name__: training_of(each)
     for each in (
@@ -343,5 +582,13 @@ TRAINERS: dict[str, Callable[[bool], Result]] = {
         accelerate,
         lightning,
         lightning_failing,
+        lightning_unchanged,
+        fabric,
+        transformers,
+        transformers_failing,
+        trl,
+        stable_baselines3,
+        stable_baselines3_failing,
+        tee,
     )
 }
