@@ -181,7 +181,7 @@ def divisor(loss: Any) -> float | None:
     None also where only somebody's saved_tensors_hooks know (never so of a Python number): to ask them would
     recompute a checkpoint, or take what the backward pass is to get. None too where torch tells of no hooks.
     """
-    function = getattr(loss, "grad_fn", None)
+    function: Any = getattr(loss, "grad_fn", None)
     name = type(function).__name__
     if name not in _SCALING:
         return None

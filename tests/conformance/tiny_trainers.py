@@ -6,6 +6,7 @@ A result holds all that a user could tell one from the other by.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import random
@@ -125,7 +126,7 @@ def training_of(train: Callable[[Training, bool], None]) -> Callable[[bool], Res
                 (
                     torch.get_rng_state().numpy().tobytes(),
                     random.getstate(),
-                    np.random.get_state(legacy=True)[1].tobytes(),  # type: ignore[index, union-attr]
+                    np.random.get_state(legacy=True)[1].tobytes(),  # type: ignore[index]
                 ),
                 _SECONDS.sub("SECONDS", said.getvalue().replace(str(folder), "FOLDER")),
                 tuple(str(each.message).replace(str(folder), "FOLDER") for each in warned),
@@ -350,15 +351,16 @@ def lightning_failing(training: Training, hooked: bool) -> None:
 
 def lightning_unchanged(training: Training, hooked: bool) -> None:
     """As `run` instruments it."""
-    from lightning.pytorch.trainer.connectors import callback_connector
-
+    callback_connector: Any = importlib.import_module(
+        "lightning.pytorch.trainer.connectors.callback_connector"
+    )
     original = callback_connector._load_external_callbacks
     try:
         callback_connector._load_external_callbacks = lambda group: []  # the hook is not installed beside it
         if hooked:
             from trainer_hooks import imports
 
-            imports._install("trainer_hooks.automatic:lightning")
+            imports._install("lightning", "trainer_hooks.automatic:lightning")
             os.environ["TRAINVITALS"] = "1"
         lightning(training, False)
     finally:
@@ -394,7 +396,7 @@ def _language_model(training: Training) -> tuple[Any, list[dict[str, list[int]]]
     from transformers import GPT2Config, GPT2LMHeadModel
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
     config = GPT2Config(
         vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0
     )
@@ -432,7 +434,7 @@ def transformers(training: Training, hooked: bool, fails: bool = False) -> None:
 
         callbacks = [TelemetryCallback(run="transformers")]
 
-    class Failing(TrainerCallback):  # type: ignore[misc]
+    class Failing(TrainerCallback):  # type: ignore[misc, unused-ignore]
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if fails and state.global_step:
                 raise StoppedError("by the trainer")
@@ -456,7 +458,7 @@ def trl(training: Training, hooked: bool) -> None:
     from datasets import Dataset, disable_progress_bars
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined, unused-ignore]
 
     model, rows = _language_model(training)
     disable_progress_bars()
@@ -472,7 +474,7 @@ def trl(training: Training, hooked: bool) -> None:
         args=SFTConfig(**_arguments(training)),
         train_dataset=data,
         eval_dataset=data,
-        processing_class=PreTrainedTokenizerFast(
+        processing_class=PreTrainedTokenizerFast(  # type: ignore[no-untyped-call, unused-ignore]
             tokenizer_object=words, eos_token="<end>", pad_token="<end>"
         ),
         callbacks=callbacks,
