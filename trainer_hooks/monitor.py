@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 
 from trainer_hooks import device, directory, exceptions, identity, readback, recording
 from trainer_hooks.arrivals import Arrivals
+from trainer_hooks.checkpoint_size import CheckpointSize
 from trainer_hooks.contexts import PhaseContext, StepContext
 from trainer_hooks.recording import PHASE_CODES, PHASE_MASK, PHASES, SLOT
 from trainer_hooks.totals import Totals, count_of
@@ -644,28 +645,26 @@ class Monitor(Totals):
 
     @contextlib.contextmanager
     def checkpoint(self, path: Path | str | None = None) -> Iterator[None]:
-        """Within it a checkpoint is written; `path` is the file or folder whose size to take."""
+        """Within it a checkpoint is written; `path` is its file, or the folder it goes to."""
         before = self.active_phase if self.recording else OTHER
         began = time.monotonic()
         self.enter(CHECKPOINT)
+        size = CheckpointSize(path if self.recording else None)
         try:
             yield
         except BaseException as error:
-            self._checkpoint_done(path, time.monotonic() - began, failure=type(error).__name__)
+            self._checkpoint_done(size, time.monotonic() - began, failure=type(error).__name__)
             raise
         else:
-            self._checkpoint_done(path, time.monotonic() - began, failure=None)
+            self._checkpoint_done(size, time.monotonic() - began, failure=None)
         finally:
             self.enter(before)
 
     @_guarded
-    def _checkpoint_done(self, path: Path | str | None, seconds: float, failure: str | None) -> None:
+    def _checkpoint_done(self, written: CheckpointSize, seconds: float, failure: str | None) -> None:
         now = monotonic_ns()
         if failure is None:
-            size = 0
-            if path is not None:
-                with contextlib.suppress(OSError, TypeError, ValueError):  # of a URL or a stream: unknown
-                    size = _size_bytes(Path(path))
+            size = written.read()
             self._unsigned[SLOT["checkpoint_last_ns"]] = now
             self._unsigned[SLOT["checkpoint_bytes"]] = size
             self._doubles[SLOT["checkpoint_seconds"]] = seconds
@@ -894,12 +893,6 @@ def _scalar_name(name: str) -> str:
     """The name as a label bears it: at most 64 of letters, digits, `_.-/`, a letter or digit first."""
     clean = re.sub(r"[^A-Za-z0-9_.\-/]", "_", name)
     return (clean if clean[:1].isalnum() else f"x{clean}")[:64]
-
-
-def _size_bytes(path: Path) -> int:
-    if path.is_dir():
-        return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
-    return path.stat().st_size
 
 
 _PENDING = readback.Pending

@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch._C import _get_tracing_state
 from torch.compiler import is_compiling
+from torch.fx import _symbolic_trace
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 if TYPE_CHECKING:
     from trainer_hooks.torch_loop import TorchLoop
 
 _BOTH_ENDS = 2  # hooks on a module: for the begin and the end of a call
+
+
+def traced() -> bool:
+    """Whether what runs now is only written down, by torch.jit.trace or torch.fx."""
+    return bool(_get_tracing_state()) or getattr(_symbolic_trace, "_is_fx_tracing_flag", False)
 
 
 class Hook:
@@ -40,7 +46,7 @@ class Hook:
             return
         loop = self._loop
         monitor = loop.monitor
-        if monitor.recording and get_ident() == loop.thread and not _get_tracing_state():
+        if monitor.recording and get_ident() == loop.thread and not traced():
             monitor.guard(self._tell, *arguments)
         elif self._elsewhere is not None:
             self._elsewhere(*arguments)
@@ -124,8 +130,19 @@ class Hooks:
     @contextlib.contextmanager
     def off(self, module: Any) -> Iterator[None]:
         """Within it a module and all within it bear none of our hooks."""
-        hooked = [each for each in module.modules() if len(self._of_modules.get(each, ())) == _BOTH_ENDS]
-        for each in module.modules():
+        with self._off(list(module.modules())):
+            yield
+
+    @contextlib.contextmanager
+    def all_off(self) -> Iterator[None]:
+        """Within it no module bears a hook of ours."""
+        with self._off(list(self._of_modules)):
+            yield
+
+    @contextlib.contextmanager
+    def _off(self, modules: list[Any]) -> Iterator[None]:
+        hooked = [each for each in modules if len(self._of_modules.get(each, ())) == _BOTH_ENDS]
+        for each in modules:
             self._unhook(each)
         try:
             yield

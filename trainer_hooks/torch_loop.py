@@ -29,12 +29,11 @@ from threading import get_ident
 from typing import Any, TypeVar
 
 from torch import is_grad_enabled
-from torch._C import _get_tracing_state
 from torch.compiler import is_compiling
 
 from trainer_hooks.monitor import BACKWARD, DATA, EVALUATION, FORWARD, OPTIMIZER, OTHER, Monitor
 from trainer_hooks.torch_calls import Call, Root, function_of
-from trainer_hooks.torch_hooks import Hooks
+from trainer_hooks.torch_hooks import Hooks, traced
 from trainer_hooks.torch_steps import Steps, nothing
 from trainer_hooks.torch_window import UNKNOWN, Evaluation, Scalar, Window
 
@@ -92,7 +91,7 @@ class TorchLoop:
 
     def here(self) -> bool:
         """Whether what happens now is part of the training that is followed."""
-        return get_ident() == self.thread and not _get_tracing_state()
+        return get_ident() == self.thread and not traced()
 
     @_harmless
     def watch_model(self, module: Any) -> None:
@@ -196,9 +195,13 @@ class TorchLoop:
         self._window.take(calls, self._unscaled(loss) if self._scaled else loss)
         self._enter(BACKWARD)
 
+    def can_do_without_hooks(self) -> bool:
+        """Whether no module is being called whose hooks could be taken off."""
+        return self.monitor.recording and self.here() and self._active is None
+
     def may_go_backward_here(self) -> bool:
         """Whether a backward pass that begins now would be followed."""
-        return (not self.trained or get_ident() == self.thread) and not _get_tracing_state()
+        return (not self.trained or get_ident() == self.thread) and not traced()
 
     @_harmless
     def backward_ended(self, completed: bool = True) -> None:

@@ -82,6 +82,7 @@ class Functions:
         self.put(GradScaler, "update", self._update)
         self.put(torch.jit._recursive, "create_script_module", self._script)
         self.put(torch.nn.Module, "compile", self._compile)
+        self.put(torch, "save", self._bare_save, torch.serialization)
 
     def put(self, owner: Any, name: str, around: Callable[[_F], _F], *others: Any) -> None:
         """Put `around` around a function of a module or class, and of `others` that have the same one."""
@@ -200,6 +201,16 @@ class Functions:
         loop = self._current()
         if loop is not None:
             loop.hooks.compiled_in_place(module)
+
+    def _bare_save(self, original: Any) -> Any:
+        def save(*args: Any, **kwargs: Any) -> Any:
+            loop = self.loop()
+            if loop is None or not loop.can_do_without_hooks():
+                return original(*args, **kwargs)
+            with loop.hooks.all_off():  # a model is saved with its hooks
+                return original(*args, **kwargs)
+
+        return save
 
     def _script(self, original: Any) -> Any:
         def create_script_module(module: Any, *args: Any, **kwargs: Any) -> Any:

@@ -346,6 +346,31 @@ def test_a_checkpoint_is_counted_with_its_size_and_duration(monitor: Monitor, tm
     assert seen.live.phase == "init"
 
 
+def test_a_checkpoint_in_a_folder_of_other_things_is_what_was_written(
+    monitor: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "output"
+    (folder / "checkpoint-1" / "deep").mkdir(parents=True)
+    for name in ("data.bin", "model.bin", "checkpoint-1/model.bin", "checkpoint-1/deep/optimizer.bin"):
+        (folder / name).write_bytes(bytes(1000))
+    with monitor.checkpoint(folder):
+        (folder / "new").write_bytes(bytes(7))
+        (folder / "new").replace(folder / "model.bin")
+        (folder / "checkpoint-2").mkdir()
+        (folder / "checkpoint-2" / "model.bin").write_bytes(bytes(20))
+    assert only(tmp_path).live.checkpoint_bytes == 27
+    with monitor.checkpoint(folder):
+        (folder / "checkpoint-2" / "deep").mkdir()
+        (folder / "checkpoint-2" / "deep" / "optimizer.bin").write_bytes(bytes(20))
+        (folder / "other.bin").write_bytes(bytes(20))
+    assert only(tmp_path).live.checkpoint_bytes == 0  # not known, for it goes too deep
+    monkeypatch.setattr("trainer_hooks.checkpoint_size._MOST_ENTRIES", 9)
+    with monitor.checkpoint(folder):
+        (folder / "another.bin").write_bytes(bytes(20))
+    seen = only(tmp_path)
+    assert (seen.live.checkpoint_bytes, seen.live.checkpoints_ok, seen.live.hook_errors) == (0, 3, 0)
+
+
 def test_a_failed_checkpoint_is_counted_and_its_exception_goes_on(monitor: Monitor, tmp_path: Path) -> None:
     error = OSError(28, SECRET)
     with pytest.raises(OSError) as raised, monitor.checkpoint(tmp_path / "none"):  # noqa: PT011
