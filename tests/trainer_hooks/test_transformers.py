@@ -142,7 +142,7 @@ def test_the_precision_of_a_model_that_does_not_tell_is_that_of_its_parameters(
     class Plain(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.network = model().to(torch.bfloat16)
+            self.network = model().bfloat16()
 
         def forward(self, **batch: Any) -> Any:
             return self.network(**batch)
