@@ -161,7 +161,7 @@ def test_where_lightning_sees_no_step_the_norms_of_the_clipping_do_not_pile_up(t
             self.automatic_optimization = False
 
         def training_step(self, batch: Any, batch_idx: int) -> None:
-            self.manual_backward(self.loss(batch))
+            self.loss(batch).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
             cast(Any, self.optimizers(use_pl_optimizer=False)).step()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from transformers import (
     EarlyStoppingCallback,
     MixtralConfig,
@@ -37,6 +38,13 @@ def _recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         monkeypatch.delenv(launcher, raising=False)
     yield
     hooked._uninstall()
+    forget_precision()
+
+
+def forget_precision() -> None:
+    """Accelerate keeps the precision of a process's first Trainer for all that come after it."""
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
 
 
 @pytest.fixture
@@ -142,7 +150,8 @@ def test_the_precision_of_a_model_that_does_not_tell_is_that_of_its_parameters(
     class Plain(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.network = model().bfloat16()
+            network: Any = model()
+            self.network = network.to(torch.bfloat16)
 
         def forward(self, **batch: Any) -> Any:
             return self.network(**batch)
