@@ -154,7 +154,7 @@ class Hooks:
         """Hook this optimizer, or that which it wraps. Raises for what is no optimizer."""
         while hasattr(optimizer, "optimizer") and "_optimizer_step_pre_hooks" not in vars(optimizer):
             optimizer = optimizer.optimizer
-        if optimizer not in self._optimizers:
+        if not self.sees(optimizer):
             self._optimizers.add(optimizer)
             self._of_optimizers.append(optimizer.register_step_pre_hook(self._on_step))
             self._of_optimizers.append(optimizer.register_step_post_hook(self._on_step_end))

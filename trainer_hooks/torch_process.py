@@ -268,7 +268,8 @@ class Process:
             if monitor is None:
                 self._open_monitor = open_monitor
             if monitor is not None and monitor.recording:
-                self._loop = loop = TorchLoop(monitor)
+                self._loop = loop = _watching[monitor] = TorchLoop(monitor)
+                monitor.when_closing(functools.partial(_forget, monitor))
                 loop.hooks.watch_every_optimizer()
                 monitor.when_closing(self._root_hook.remove)
                 self._root_hook.arm_for(loop)

@@ -113,6 +113,23 @@ said = len(opened)
     assert not recorded(tmp_path / "recordings")
 
 
+def test_a_script_that_watches_the_recording_it_was_given_is_told_of_once(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        """
+model = nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+opened[0].watch(model, optimizer)
+for x in DataLoader(torch.ones(8, 3), batch_size=2):
+    model(x).mean().backward()
+    optimizer.step()
+said = len(opened)
+""",
+    )
+    live = clean(tmp_path).live
+    assert (live.steps, live.batches, live.samples) == (4, 4, 8)
+
+
 def test_a_backward_pass_alone_is_a_training(tmp_path: Path) -> None:
     run(
         tmp_path,
