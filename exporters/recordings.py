@@ -300,9 +300,15 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
 
 
 def _is_publishable(sample: Sample) -> bool:
-    """Whether the value is a number. The hook writes no other; a perplexity overflows."""
-    if isinstance(sample.value, Histogram) or math.isfinite(sample.value):
+    """Whether the value is a number, and of a counter none below 0. The hook writes no other.
+
+    A perplexity overflows, and a sum of losses may fall.
+    """
+    if isinstance(sample.value, Histogram):
         return True
+    if math.isfinite(sample.value):
+        falls = sample.metric is catalog.TRAINING_LOSS_TOKEN_SUM_TOTAL
+        return sample.value >= 0 or falls or sample.metric.kind != "counter"
     return sample.metric in (catalog.TRAINING_PERPLEXITY, catalog.VALIDATION_PERPLEXITY)
 
 

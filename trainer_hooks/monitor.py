@@ -153,7 +153,7 @@ class Monitor(Totals):
         self.provisional = provisional
         self._record_messages = record_messages
         self._when_closing: list[Callable[[], None]] = []
-        self._fault_logged = False
+        self.fault_logged = False
         self.hook_ns = 0
         # What is told by whoever sees it happen, and so is not taken from what a script logs: see `tee`.
         self.measured = {"loss", "learning_rate", "gradient_norm", "loss_scale", "step"}
@@ -171,7 +171,11 @@ class Monitor(Totals):
         except Exception as error:
             with contextlib.suppress(Exception):
                 self._abandon()
-            warn("telemetry is off for this run: %s", _sentence(error))
+            try:
+                why = _sentence(error)
+            except Exception:
+                why = "an unknown error"
+            warn("telemetry is off for this run: %s", why)
             return
         self.hook_ns += monotonic_ns() - began
 
@@ -649,7 +653,7 @@ class Monitor(Totals):
         before = self.active_phase if self.recording else OTHER
         began = time.monotonic()
         self.enter(CHECKPOINT)
-        size = CheckpointSize(path if self.recording else None)
+        size = self._size_before(path)
         try:
             yield
         except BaseException as error:
@@ -660,11 +664,18 @@ class Monitor(Totals):
         finally:
             self.enter(before)
 
+    def _size_before(self, path: Path | str | None) -> CheckpointSize | None:
+        try:
+            return CheckpointSize(path) if self.recording and path is not None else None
+        except Exception as error:
+            self.fault(error)
+            return None
+
     @_guarded
-    def _checkpoint_done(self, written: CheckpointSize, seconds: float, failure: str | None) -> None:
+    def _checkpoint_done(self, written: CheckpointSize | None, seconds: float, failure: str | None) -> None:
         now = monotonic_ns()
         if failure is None:
-            size = written.read()
+            size = 0 if written is None else written.read()
             self._unsigned[SLOT["checkpoint_last_ns"]] = now
             self._unsigned[SLOT["checkpoint_bytes"]] = size
             self._doubles[SLOT["checkpoint_seconds"]] = seconds
@@ -849,8 +860,8 @@ class Monitor(Totals):
         """
         try:
             self._count("hook_errors")
-            if not self._fault_logged:
-                self._fault_logged = True
+            if not self.fault_logged:
+                self.fault_logged = True
                 place = exceptions.place(error.__traceback__) or "an unknown place"
                 warn("a fault in the telemetry, counted from now on: %s at %s", type(error).__name__, place)
         except Exception:  # nothing is left to tell it to

@@ -82,8 +82,11 @@ def _wait_for_loggers() -> None:
 
 
 def _imported(module: str) -> None:
-    if _tee is not None and module in sys.modules:
-        install_into(sys.modules[module])
+    try:
+        if _tee is not None and module in sys.modules:
+            install_into(sys.modules[module])
+    except Exception as error:
+        warn("what %s logs is not recorded: %s", module, type(error).__name__)
 
 
 class Tee:
@@ -120,6 +123,7 @@ class Tee:
                     self._tell(monitor, numbers, step)
         except Exception as error:
             if monitor is not None:
+                monitor.fault_logged |= self._fault_logged  # one line is enough
                 monitor.fault(error)
             elif not self._fault_logged:
                 self._fault_logged = True

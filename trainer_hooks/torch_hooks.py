@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ _BOTH_ENDS = 2  # hooks on a module: for the begin and the end of a call
 
 def traced() -> bool:
     """Whether what runs now is only written down, by torch.jit.trace or torch.fx."""
-    return bool(_get_tracing_state()) or getattr(_symbolic_trace, "_is_fx_tracing_flag", False)
+    return _get_tracing_state() is not None or getattr(_symbolic_trace, "_is_fx_tracing_flag", False) is True
 
 
 class Hook:
@@ -130,25 +130,34 @@ class Hooks:
     @contextlib.contextmanager
     def off(self, module: Any) -> Iterator[None]:
         """Within it a module and all within it bear none of our hooks."""
-        with self._off(list(module.modules())):
+        with self._off(module.modules):
             yield
 
     @contextlib.contextmanager
     def all_off(self) -> Iterator[None]:
         """Within it no module bears a hook of ours."""
-        with self._off(list(self._of_modules)):
+        with self._off(self._of_modules.keys):
             yield
 
     @contextlib.contextmanager
-    def _off(self, modules: list[Any]) -> Iterator[None]:
-        hooked = [each for each in modules if len(self._of_modules.get(each, ())) == _BOTH_ENDS]
-        for each in modules:
-            self._unhook(each)
+    def _off(self, modules: Callable[[], Iterable[Any]]) -> Iterator[None]:
+        hooked: list[Any] = []
+        guard = self._loop.monitor.guard
+        guard(self._take_off, modules, hooked)
         try:
             yield
         finally:
-            for each in hooked:
-                self.watch_model(each)
+            guard(self._put_back, hooked)
+
+    def _take_off(self, modules: Callable[[], Iterable[Any]], hooked: list[Any]) -> None:
+        for each in list(modules()):
+            if len(self._of_modules.get(each, ())) == _BOTH_ENDS:
+                hooked.append(each)
+            self._unhook(each)
+
+    def _put_back(self, hooked: list[Any]) -> None:
+        for each in hooked:
+            self.watch_model(each)
 
     def watch_optimizer(self, optimizer: Any) -> None:
         """Hook this optimizer, or that which it wraps. Raises for what is no optimizer."""

@@ -391,7 +391,8 @@ def tell_norm(loop: TorchLoop, original: Callable[..., Any], *args: Any, **kwarg
 
 def is_euclid(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a norm is the usual one; `args` begin with its kind, where that is given by its place."""
-    return bool((args[0] if args else kwargs.get("norm_type", 2.0)) == 2.0)
+    kind = args[0] if args else kwargs.get("norm_type", 2.0)
+    return isinstance(kind, (int, float)) and kind == 2.0  # a tensor is not asked: that may wait
 
 
 def _are_parameters(args: tuple[Any, ...]) -> bool:

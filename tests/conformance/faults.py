@@ -41,6 +41,9 @@ EXEMPT = {
         "trainer_hooks.monitor._kind",
         "trainer_hooks.monitor.current",
         "trainer_hooks.torch_loop.TorchLoop.here",
+        "trainer_hooks.torch_hooks.traced",
+        "trainer_hooks.torch_loop.TorchLoop.can_do_without_hooks",
+        "trainer_hooks.torch_process.is_euclid",
         "trainer_hooks.torch_loop.TorchLoop.may_go_backward_here",
         "trainer_hooks.torch_process.Functions.loop",
         "trainer_hooks.torch_process.Functions.before_backward",
@@ -48,6 +51,7 @@ EXEMPT = {
         "trainer_hooks.torch_process.watch.<locals>.<lambda>",
     },
     "Python's own, on its own types: a trainer that cannot have these cannot go on either": {
+        "builtins.dict.get",
         "builtins.dict.items",
         "builtins.getattr",
         "builtins.hasattr",
@@ -75,6 +79,10 @@ EXEMPT = {
         "trainer_hooks.transformers_training.Training",
     },
     "nothing but a guard around calls that are made to fail themselves": {
+        "trainer_hooks.monitor.Monitor._size_before",
+        "trainer_hooks.torch_hooks.Hooks._off",
+        "trainer_hooks.torch_hooks.Hooks.all_off",
+        "trainer_hooks.torch_hooks.Hooks.off",
         "trainer_hooks.monitor.Monitor.end",
         "trainer_hooks.monitor.Monitor.batch",
         "trainer_hooks.monitor.Monitor.checkpoint",

@@ -103,7 +103,6 @@ KNOWN = {
     "watch": ("torch_window.Window.record", "torch_calls.Root.read", "torch_hooks.Hooks.watch_model"),
     "unchanged": (
         *("torch_process._RootHook._tell", "torch_process.Functions.put", "automatic._open_monitor"),
-        "automatic.tell_of_exits",
     ),
     "accelerate": ("TelemetryTracker._follow", "TelemetryTracker._log"),
     "lightning": ("FitTelemetry._open", "FitTelemetry._log", "lightning_fit._expected"),

@@ -109,7 +109,7 @@ def test_live_values_are_read_as_they_were_written_and_nan_as_unknown(
     for slot in LIVE_SLOTS:
         expected: object = getattr(before, slot.name)
         if slot.name in values:
-            known = tuple(value if abs(value) < math.inf else None for value in values[slot.name])
+            known = tuple(None if math.isnan(value) else value for value in values[slot.name])
             expected = known if slot.length > 1 else known[0]
         assert getattr(live, slot.name) == expected, slot.name
 
