@@ -46,15 +46,15 @@ HANDLED = "signal.signal(signal.SIGTERM, leave); dies_of(signal.SIGTERM)"
     [
         ("sys.exit()", 0, FINISHED, {"event": "finish", "reason": "exit"}),
         ("sys.exit(0)", 0, FINISHED, {"event": "finish", "reason": "exit"}),
-        ("sys.exit(3)", 3, FAILED, {"event": "fail", "type": "SystemExit"}),
-        (f"sys.exit('{SECRET}')", 1, FAILED, {"event": "fail", "type": "SystemExit"}),
+        ("sys.exit(3)", 3, FAILED, {"event": "fail", "type": "exit code 3"}),
+        (f"sys.exit('{SECRET}')", 1, FAILED, {"event": "fail", "type": "exit code 1"}),
         (f"raise KeyError('{SECRET}')", 1, FAILED, {"event": "fail", "type": "KeyError"}),
         ("raise MemoryError", 1, FAILED, {"event": "fail", "type": "MemoryError"}),
         ("dies_of(signal.SIGINT)", -signal.SIGINT, FINISHED, {"event": "finish", "reason": "interrupted"}),
         ("dies_of(signal.SIGTERM)", -signal.SIGTERM, RUNNING, {"event": "start"}),
         ("dies_of(signal.SIGHUP)", -signal.SIGHUP, RUNNING, {"event": "start"}),
         ("os.abort()", -signal.SIGABRT, RUNNING, {"event": "start"}),
-        (HANDLED, 143, FAILED, {"event": "fail", "type": "SystemExit"}),
+        (HANDLED, 143, FAILED, {"event": "fail", "type": "exit code 143"}),
         (HANDLED, 0, FINISHED, {"event": "finish", "reason": "exit"}),
     ],
 )
