@@ -126,7 +126,11 @@ def _telling(original: Callable[..., Any]) -> Callable[..., Any]:
                 if isinstance(each, FabricTelemetry):
                     each.set_up(fabric, result)
         except Exception as error:
-            warn("telemetry is off for this training: %s", type(error).__name__)
+            monitor = current()
+            if monitor is not None:  # what has been opened goes on
+                monitor.fault(error)
+            else:
+                warn("telemetry is off for this training: %s", type(error).__name__)
         return result
 
     return setup
