@@ -55,11 +55,14 @@ def remove() -> None:
     global _tee
     _tee = None
     for (owner, method), take_off in list(_replaced.items()):
-        ours = vars(owner).get(method)
-        take_off()
-        if vars(owner).get(method) is not ours:  # else somebody put theirs around ours, which is idle now
-            del _replaced[owner, method]
-            _rebind(owner, ours)
+        try:
+            ours = vars(owner).get(method)
+            take_off()
+            if vars(owner).get(method) is not ours:  # else somebody put theirs around ours, which is idle now
+                del _replaced[owner, method]
+                _rebind(owner, ours)
+        except Exception as error:
+            warn("a logger keeps its tee, which is idle now: %s", type(error).__name__)
 
 
 def install_into(module: types.ModuleType) -> None:
