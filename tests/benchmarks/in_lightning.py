@@ -34,8 +34,6 @@ TENSORBOARD = "Lightning, TensorBoardLogger"
 EVERY_STEP = ", log_every_n_steps=1"
 EVERY_50TH = ", log_every_n_steps=50, the default (mean)"
 
-_HOOKS = [name for name in vars(TelemetryCallback) if name.startswith("on_") or name in ("setup", "teardown")]
-
 
 class _Perceptron(pl.LightningModule):
     def __init__(self) -> None:
@@ -132,18 +130,13 @@ class Fit:
         return turns
 
 
-def _empty(hooks: list[str]) -> pl.Callback:
-    """A callback that overrides these hooks and does nothing in them."""
-
-    def nothing(self: Any, *arguments: Any, **keywords: Any) -> None:
-        pass
-
-    return type("Empty", (pl.Callback,), dict.fromkeys(hooks, nothing))()  # type: ignore[no-any-return]
+def _empty() -> pl.Callback:
+    return measuring.empty_callback(pl.Callback, TelemetryCallback)  # type: ignore[no-any-return]
 
 
 def ours(rounds: int) -> list[Cost]:
     fit = Fit()
-    telemetry, empty = TelemetryCallback(run="lightning"), _empty(_HOOKS)
+    telemetry, empty = TelemetryCallback(run="lightning"), _empty()
     turns = fit.take_turns(
         {
             NOTHING: fit.nothing,
@@ -157,7 +150,7 @@ def ours(rounds: int) -> list[Cost]:
 
 def ours_counting_tokens(rounds: int) -> list[Cost]:
     fit = Fit(with_labels=True)
-    telemetry, empty = TelemetryCallback(run="lightning-tokens"), _empty(_HOOKS)
+    telemetry, empty = TelemetryCallback(run="lightning-tokens"), _empty()
     turns = fit.take_turns(
         {
             NO_OP: lambda: fit.with_callback(empty),

@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tests.benchmarks import footprint, measuring, traceml
 from tests.benchmarks.measuring import Cost, no_collector
-from trainer_hooks import torch_process
+from trainer_hooks import tee, torch_process
 from trainer_hooks.monitor import BACKWARD, DATA, FORWARD, OPTIMIZER, Monitor
 
 NOTHING = "nothing"
@@ -32,6 +32,7 @@ WATCH = "Monitor.watch"
 RUN = "trainvitals run"
 SCALAR = "one SummaryWriter.add_scalar"
 SCALAR_TIGHT = "one SummaryWriter.add_scalar, tight loop"
+SCALAR_TEED = "one SummaryWriter.add_scalar, with the tee"
 WANDB = "W&B offline, Run.log of two numbers"
 TRACEML = "TraceML, init and trace_step"
 README_BESIDE_TRACEML = f"{README}, beside TraceML"
@@ -204,17 +205,30 @@ def loggers(folder: Path, rounds: int) -> list[Cost]:
     """What a trainer's loggers take in the same loop."""
     training = Training()
     run = wandb.init(mode="offline", dir=str(folder), project="overhead")
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
+
+    @contextlib.contextmanager
+    def teed() -> Iterator[Callable[[], object]]:
+        tee.install()
+        yield partial(training.step_with_add_scalar, writer)
+        tee.remove()
+
+    with (
+        SummaryWriter(str(folder / "tensorboard")) as writer,
+        Monitor(run="teed", directory=folder) as monitor,
+    ):
+        monitor.measured.clear()  # as of one that the tee opened: the loss is taken
         turns = measuring.take_turns(
             {
                 NOTHING: by(training.step),
                 SCALAR: by(training.step_with_add_scalar, writer),
+                SCALAR_TEED: teed,
                 WANDB: by(training.step_with_wandb, run),
             },
             rounds,
         )
     run.finish()
-    return [turns.cost(name, NOTHING) for name in (SCALAR, WANDB)]
+    costs = [turns.cost(name, NOTHING) for name in (SCALAR, WANDB)]
+    return [*costs, turns.cost(SCALAR_TEED, SCALAR)]
 
 
 def beside_traceml(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers.integrations import integration_utils
 
 from tests.benchmarks import measuring, traceml
 from tests.benchmarks.measuring import Cost, Turns
+from trainer_hooks.transformers import TelemetryCallback
 
 NOTHING = "nothing"
 NO_OP = "transformers, an empty callback of the same hooks"
@@ -27,9 +27,6 @@ CALLBACK = "transformers, TelemetryCallback"
 CALLBACK_BESIDE_TRACEML = f"{CALLBACK}, beside TraceML"
 TRACEML = "transformers, TraceMLTrainerCallback"
 TENSORBOARD = "transformers, TensorBoardCallback, logging_steps=1"
-
-
-TelemetryCallback: Any = importlib.import_module("trainer_hooks.transformers").TelemetryCallback
 
 
 class _Sequences(IterableDataset[dict[str, Any]]):
@@ -119,19 +116,10 @@ class Fit:
         return turns
 
 
-def _empty(hooks: list[str]) -> Any:
-    """A callback that overrides these hooks and does nothing in them."""
-
-    def nothing(self: Any, *arguments: Any, **keywords: Any) -> None:
-        pass
-
-    return type("Empty", (transformers.TrainerCallback,), dict.fromkeys(hooks, nothing))()
-
-
 def ours(folder: Path, rounds: int) -> list[Cost]:
     fit = Fit(folder)
     callback = TelemetryCallback(run="transformers")
-    empty = _empty([name for name in vars(type(callback)) if name.startswith("on_")])
+    empty = measuring.empty_callback(transformers.TrainerCallback, TelemetryCallback)
     turns = fit.take_turns(
         {
             NOTHING: contextlib.nullcontext,

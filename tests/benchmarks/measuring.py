@@ -27,6 +27,17 @@ FIRST_STEPS = 5  # of a block, not counted: they began in the way before, or fil
 FIRST_ROUNDS = 2  # not counted either
 
 
+def empty_callback(base: type, ours: type) -> Any:
+    """A callback of a framework that overrides the methods of `base` that ours does, and does nothing."""
+
+    def nothing(self: Any, *arguments: Any, **keywords: Any) -> None:
+        pass
+
+    hooks = [name for name in vars(base) if getattr(ours, name) is not getattr(base, name)]
+    hooks = [name for name in hooks if name.startswith("on_") or name in ("setup", "teardown")]
+    return type("Empty", (base,), dict.fromkeys(hooks, nothing))()
+
+
 class Cost(NamedTuple):
     """What a step costs more this way than another, in microseconds; quartiles of the blocks' differences.
 

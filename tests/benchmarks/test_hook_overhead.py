@@ -68,6 +68,28 @@ def test_watch_and_run_record_each_step_of_their_turns_and_leave_torch_as_it_was
         assert torch.autograd.backward is backward
 
 
+def test_an_empty_callback_overrides_the_hooks_of_a_step_that_ours_does() -> None:
+    import lightning.pytorch as pl
+    import transformers
+
+    from trainer_hooks.lightning import TelemetryCallback as OfLightning
+    from trainer_hooks.transformers import TelemetryCallback as OfTransformers
+
+    of_a_step = (
+        "on_train_batch_start",
+        "on_after_backward",
+        "on_before_optimizer_step",
+        "on_train_batch_end",
+    )
+    for base, ours, hooks in (
+        (pl.Callback, OfLightning, of_a_step),
+        (transformers.TrainerCallback, OfTransformers, ("on_step_end", "on_log")),
+    ):
+        empty = vars(type(measuring.empty_callback(base, ours)))
+        assert set(hooks) <= set(empty)
+        assert "state_dict" not in empty
+
+
 def test_a_cost_is_the_difference_of_blocks_of_one_round_made_there_and_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
