@@ -18,6 +18,7 @@ from accelerate.tracking import GeneralTracker
 
 from trainer_hooks.monitor import Monitor, warn
 from trainer_hooks.names import Names, is_number
+from trainer_hooks.options import Options
 from trainer_hooks.torch_calls import precision
 from trainer_hooks.torch_loop import TorchLoop
 from trainer_hooks.torch_process import tell_norm, watch
@@ -51,10 +52,7 @@ class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
         super().__init__()
         self.monitor: Monitor | None = None
         self._project = project
-        self._identity = {"run": run, "name": name}
-        self._loss_kind = loss_kind
-        self._info = {"model": model or "", "dataset": dataset or ""}
-        self._record_messages = record_messages
+        self._options = Options(run, name, loss_kind, model, dataset, record_messages)
         self._names = Names()
         self._preparing = 0
 
@@ -94,17 +92,12 @@ class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
         if self.monitor is not None and self.monitor.recording:
             return
         try:
-            monitor = Monitor(
-                **{"name": self._project or project or None, **_given(self._identity)},
+            monitor = self._options.monitor(
+                framework=f"accelerate {accelerate.__version__}",
+                name=self._project or project or None,
+                precision=precision(accelerator.mixed_precision, accelerator._models),
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
-                loss_kind=self._loss_kind,
-                info={
-                    **_given(self._info),
-                    "framework": f"accelerate {accelerate.__version__}",
-                    "precision": precision(accelerator.mixed_precision, accelerator._models),
-                },
-                record_messages=self._record_messages,
             )
             if monitor.recording:
                 self.monitor = monitor
@@ -142,9 +135,8 @@ class TelemetryTracker(GeneralTracker):  # type: ignore[misc]
     def _watch_prepared(self, accelerator: Any, loop: TorchLoop) -> None:
         for model in accelerator._models:
             loop.watch_model(model)
-        told = precision(accelerator.mixed_precision, accelerator._models)
-        if told != loop.monitor._facts.get("precision"):  # known with the first model, where none is mixed
-            loop.monitor.describe(precision=told)
+        # Known with the first model, where none is mixed.
+        loop.monitor.describe(precision=precision(accelerator.mixed_precision, accelerator._models))
         for optimizer in accelerator._optimizers:
             loop.watch_optimizer(optimizer)
 
@@ -183,10 +175,6 @@ def _folder(accelerator: Any, given: Any) -> Any:
         return Path(accelerator.project_dir, "checkpoints", f"checkpoint_{accelerator.save_iteration}")
     except Exception:  # another version's: then the size is unknown
         return None
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value}
 
 
 def _begin(accelerator: Any, project_name: str = "", config: Any = None, init_kwargs: Any = None) -> None:

@@ -120,7 +120,7 @@ def split_auxiliary(outputs: Any, loss: Any, model: Any) -> Losses:
     if auxiliary is None or loss is None:
         return Losses(loss, None, all(getattr(outputs, name, None) is None for name in _MIXED_IN))
     auxiliary = kept(auxiliary)
-    coefficient = _coefficient(model)
+    coefficient = auxiliary_weight(model)
     if coefficient is None:
         return Losses(loss, auxiliary, False)
     if hasattr(loss, "device") and hasattr(auxiliary, "device"):
@@ -128,7 +128,7 @@ def split_auxiliary(outputs: Any, loss: Any, model: Any) -> Losses:
     return Losses(loss - coefficient * auxiliary, auxiliary, True)
 
 
-def _coefficient(model: Any) -> float | None:
+def auxiliary_weight(model: Any) -> float | None:
     """The weight of the auxiliary loss: of the model, else of its configuration; None where none is found."""
     for _ in range(_DEEPEST_WRAPPING):
         config = getattr(model, "config", None)

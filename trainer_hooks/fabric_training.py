@@ -17,6 +17,7 @@ import torch
 
 from trainer_hooks.entry_points import yields
 from trainer_hooks.monitor import Monitor, current, warn
+from trainer_hooks.options import Options
 from trainer_hooks.torch_loop import TorchLoop
 from trainer_hooks.torch_process import tell_norm, watch
 from trainer_hooks.wrapping import put_around
@@ -49,11 +50,7 @@ class FabricTelemetry:
     ) -> None:
         self.monitor: Monitor | None = None
         self.automatic = automatic
-        self._run = run
-        self._name = name
-        self._loss_kind = loss_kind
-        self._info = {"model": model or "", "dataset": dataset or ""}
-        self._record_messages = record_messages
+        self._options = Options(run, name, loss_kind, model, dataset, record_messages)
         self._loop: TorchLoop | None = None
         self._fabric: Callable[[], Any] = _no_fabric
         self._models: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -88,18 +85,11 @@ class FabricTelemetry:
             _recording.close()
         elif self.automatic and before is not None and not before.provisional:
             return
-        monitor = Monitor(
-            run=self._run,
-            name=self._name,
+        monitor = self._options.monitor(
+            framework=self.framework,
+            precision=str(fabric._precision.precision),
             rank=fabric.global_rank,
             world_size=fabric.world_size,
-            loss_kind=self._loss_kind,
-            info={
-                **{key: value for key, value in self._info.items() if value},
-                "framework": self.framework,
-                "precision": str(fabric._precision.precision),
-            },
-            record_messages=self._record_messages,
         )
         self.monitor, self._loop, self._fabric = monitor, None, weakref.ref(fabric)
         if monitor.recording:

@@ -92,9 +92,6 @@ def run_id(environment: Mapping[str, str] = os.environ) -> str | None:
 
 def launch_id(environment: Mapping[str, str] = os.environ) -> str | None:
     """An id that the ranks of this launch have and no other; None where they have none in common."""
-    own = environment.get("TRAINVITALS_LAUNCH")
-    if own:
-        return own
     torchrun = environment.get("TORCHELASTIC_RUN_ID", "")
     if _RANDOM_ID.fullmatch(torchrun):  # its own, of --standalone
         return torchrun

@@ -40,10 +40,12 @@ from trainer_hooks.monitor import (
     current,
     warn,
 )
-from trainer_hooks.readback import Pending
+from trainer_hooks.options import Options
 from trainer_hooks.torch_calls import Call, shifts_labels_within
 from trainer_hooks.torch_process import Functions, is_euclid
+from trainer_hooks.torch_steps import overflowed
 from trainer_hooks.torch_window import Evaluation
+from trainer_hooks.wrapping import put_around
 
 known = functools.lru_cache(maxsize=1024)(names.known)
 
@@ -98,12 +100,8 @@ class FitTelemetry:
     ) -> None:
         self.monitor: Monitor | None = None
         self.automatic = automatic
-        self._run = run
-        self._name = name
-        self._loss_kind = loss_kind
-        self._info = {"model": model or "", "dataset": dataset or ""}
+        self._options = Options(run, name, loss_kind, model, dataset, record_messages)
         self._count_given = count_tokens
-        self._record_messages = record_messages
         self._undone_at_close: list[Callable[[], None]] = []
         self._forget_the_fit()
 
@@ -139,24 +137,17 @@ class FitTelemetry:
         return yields(self, others) or (recording is not None and not recording.provisional)
 
     def _open(self, trainer: Any, pl_module: Any) -> None:
-        monitor = Monitor(
-            run=self._run,
-            name=self._name,
+        monitor = self._options.monitor(
+            framework=self.framework,
+            model=type(pl_module).__name__,
+            precision=str(trainer.precision),
             rank=trainer.global_rank,
             world_size=trainer.world_size,
-            loss_kind=self._loss_kind,
-            info={
-                "model": type(pl_module).__name__,
-                **{key: value for key, value in self._info.items() if value},
-                "framework": self.framework,
-                "precision": str(trainer.precision),
-            },
-            record_messages=self._record_messages,
         )
         if monitor.recording:
             self.monitor = monitor
             monitor.measured |= {"epoch", "accuracy", "validation_loss", "validation_accuracy"}
-            monitor.guard(self._watch_checkpoints, trainer, monitor)
+            monitor.guard(self._watch_checkpoints, trainer)
 
     @_harmless
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -194,14 +185,10 @@ class FitTelemetry:
         monitor = self.monitor
         if monitor is not None and self._steps_made is not None:
             self._steps_made += 1
-            if hasattr(optimizer, "found_inf"):
-                monitor.guard(self._look_for_overflow, monitor, optimizer.found_inf)
+            monitor.guard(self._look_for_overflow, monitor, optimizer)
 
-    def _look_for_overflow(self, monitor: Monitor, found: Any) -> None:
-        number = monitor.read(found)
-        if isinstance(number, Pending):  # known later: the step counts then, and as skipped as well
-            monitor.when_arrived(functools.partial(_skip_where, monitor), number)
-        elif number and self._steps_made:
+    def _look_for_overflow(self, monitor: Monitor, optimizer: Any) -> None:
+        if overflowed(monitor, optimizer) and self._steps_made:
             self._steps_made -= 1
 
     @_harmless
@@ -268,7 +255,7 @@ class FitTelemetry:
         count, tokens, trained = self._size(monitor, batch)
         monitor.batch(loss=loss, samples=count, tokens=tokens, trained_tokens=trained)
         if outputs.__class__ is dict and "aux_loss" in outputs:
-            monitor.log(aux_loss=outputs["aux_loss"])
+            monitor.log(auxiliary_loss=outputs["aux_loss"])
             if not self._mixed:  # what the loss is made of is not known: it has no perplexity
                 self._mixed = True
                 monitor.describe(loss_kind="other")
@@ -388,26 +375,19 @@ class FitTelemetry:
             monitor.guard(undo)
         self._forget_the_fit()
 
-    def _watch_checkpoints(self, trainer: Any, monitor: Monitor) -> None:
+    def _watch_checkpoints(self, trainer: Any) -> None:
         """Lightning has no callback for the end of a save: put ours around this trainer's own method."""
-        before = trainer.__dict__.get("save_checkpoint")
-        save = trainer.save_checkpoint
+        self._undone_at_close.append(put_around(trainer, "save_checkpoint", self._saving))
 
-        @functools.wraps(save)
+    def _saving(self, save: Callable[..., None]) -> Callable[..., None]:
+        monitor = self.monitor
+        assert monitor is not None
+
         def save_checkpoint(filepath: Any, *arguments: Any, **keywords: Any) -> None:
             with monitor.checkpoint(filepath):
                 save(filepath, *arguments, **keywords)
 
-        def unwatch() -> None:
-            if trainer.__dict__.get("save_checkpoint") is not save_checkpoint:
-                return  # somebody put theirs around ours, which records no more
-            if before is None:
-                del trainer.__dict__["save_checkpoint"]
-            else:
-                trainer.__dict__["save_checkpoint"] = before
-
-        trainer.save_checkpoint = save_checkpoint
-        self._undone_at_close.append(unwatch)
+        return save_checkpoint
 
 
 class _Clipping:
@@ -473,11 +453,6 @@ class _Logged:
             if value is not self._told.get(key):
                 new[name] = self._told[key] = value
         return new
-
-
-def _skip_where(monitor: Monitor, found_inf: float | None) -> None:
-    if found_inf:
-        monitor.skip_step()
 
 
 def _nobody() -> None:

@@ -702,7 +702,7 @@ class Monitor(Totals):
     @_guarded
     def describe(self, **info: str) -> None:
         """Facts of the run that became known after it was opened: see `info` of the constructor."""
-        facts = _printable(info)
+        facts = {name: fact for name, fact in _printable(info).items() if self._facts.get(name) != fact}
         if facts:
             self._facts.update(facts)
             self._devices.forget()  # the peak goes by the precision

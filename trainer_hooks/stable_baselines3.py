@@ -25,6 +25,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from trainer_hooks.monitor import COMPUTE, DATA, OTHER, Monitor, Number, current, warn
 from trainer_hooks.names import Names, is_number
+from trainer_hooks.options import Options
 from trainer_hooks.wrapping import put_around
 
 _TOLD_AT_MOST_EVERY_NS = 100_000_000
@@ -62,10 +63,7 @@ class TelemetryCallback(BaseCallback):
     ) -> None:
         super().__init__()
         self.monitor: Monitor | None = None
-        self._run = run
-        self._name = name
-        self._info = {"model": model or "", "dataset": environment or ""}
-        self._record_messages = record_messages
+        self._options = Options(run, name, None, model, environment, record_messages)
         self._names = Names()
         self._undo: list[Callable[[], None]] = []
         self._collected = 0
@@ -76,15 +74,10 @@ class TelemetryCallback(BaseCallback):
         try:
             if self.monitor is not None:  # the `learn` before came to no end that SB3 told of
                 self._close("unknown")
-            monitor = Monitor(
-                run=self._run,
-                name=self._name,
-                info={
-                    "model": type(self.model).__name__,
-                    **{key: value for key, value in self._info.items() if value},
-                    "framework": f"stable-baselines3 {stable_baselines3.__version__}",
-                },
-                record_messages=self._record_messages,
+            _learning[self.model] = self
+            monitor = self._options.monitor(
+                framework=f"stable-baselines3 {stable_baselines3.__version__}",
+                model=type(self.model).__name__,
             )
             if monitor.recording:
                 self.monitor = monitor
@@ -96,8 +89,6 @@ class TelemetryCallback(BaseCallback):
         monitor.measured |= {"validation_loss"}
         self._names = Names()
         self._collected = 0
-        _learning[self.model] = self
-        self._undo.append(functools.partial(_forget, self.model))
         optimizer = _leading_optimizer(self.model)
         if optimizer is not None:
             self._undo.append(optimizer.register_step_post_hook(self._stepped).remove)
@@ -164,6 +155,7 @@ class TelemetryCallback(BaseCallback):
         undone, self._undo = self._undo, []
         if monitor is None:
             return
+        monitor.guard(_forget, self.model)
         for undo in undone:
             monitor.guard(undo)
         if self._collected:
@@ -298,8 +290,8 @@ def _monitor_of(model: Any) -> Monitor | None:
 
 def _callback_of(model: BaseAlgorithm) -> TelemetryCallback | None:
     try:
-        return _learning.get(model)
-    except Exception:  # one that cannot be a key, and so is none
+        return _learning[model]
+    except Exception:  # one of which nothing is recorded, or that cannot be a key
         return None
 
 

@@ -15,7 +15,6 @@ import functools
 import sys
 import types
 from _thread import allocate_lock
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from threading import get_ident
@@ -28,7 +27,7 @@ from trainer_hooks.monitor import OTHER, Monitor, Number, current, warn
 from trainer_hooks.names import Names
 from trainer_hooks.wrapping import put_around
 
-_MOST_HANDED = 256  # from other threads
+_MOST_HANDED = 256  # names from other threads; a Monitor keeps fewer
 _DEEPEST = 4  # of W&B's dictionaries within dictionaries
 _OF_THE_MACHINE = "system/"  # what MLflow's own thread measures
 
@@ -111,7 +110,7 @@ class Tee:
         self._under_way = False
         self._step: int | None = None
         self._lock = allocate_lock()
-        self._handed: deque[tuple[Logged, Any]] = deque(maxlen=_MOST_HANDED)
+        self._handed: dict[str, tuple[Any, Any]] = {}  # by name the newest number, and its step
         self._calling = False
         self._fault_logged = False
 
@@ -165,8 +164,10 @@ class Tee:
 
     def _hand_over(self, monitor: Monitor, numbers: Logged, step: Any) -> None:
         """Leave these to whoever may tell; a number still on a device is known too late for that."""
-        there = [(name, readback.read_now(number)) for name, number in numbers]
-        self._handed.append(([(name, number) for name, number in there if number is not None], step))
+        for name, number in numbers:
+            there = readback.read_now(number)
+            if there is not None and (name in self._handed or len(self._handed) < _MOST_HANDED):
+                self._handed[name] = there, step
         if monitor is not self._own and not self._calling:
             self._calling = True
             monitor.hand_over(functools.partial(self._called, monitor))
@@ -183,7 +184,8 @@ class Tee:
         if monitor is not self._told:
             self._begin(monitor)
         while self._handed:
-            self._tell_all(monitor, *self._handed.popleft())
+            name, (number, step) = self._handed.popitem()
+            self._tell_all(monitor, [(name, number)], step)
 
     def _begin(self, monitor: Monitor) -> None:
         """Another Monitor records from now on."""
@@ -236,7 +238,7 @@ def _number(value: Any) -> Number | None:
         if shape is None or any(size != 1 for size in shape):
             return None
         number = readback.read_now(value)
-    except Exception:
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
     return value if number is None else number
 

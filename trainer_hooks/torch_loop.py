@@ -34,7 +34,7 @@ from torch.compiler import is_compiling
 from trainer_hooks.monitor import BACKWARD, DATA, EVALUATION, FORWARD, OPTIMIZER, OTHER, Monitor
 from trainer_hooks.torch_calls import Call, Root, function_of
 from trainer_hooks.torch_hooks import Hooks, traced
-from trainer_hooks.torch_steps import Steps, nothing
+from trainer_hooks.torch_steps import Steps, nothing, overflowed
 from trainer_hooks.torch_window import UNKNOWN, Evaluation, Scalar, Window
 
 _MOST_SCALED = 4
@@ -272,7 +272,7 @@ class TorchLoop:
         self.stepping -= 1
         if self.stepping:
             return
-        if self._steps.overflowed(optimizer):
+        if overflowed(self.monitor, optimizer):
             self._steps.skipped(optimizer)
         elif not self._step_counted:
             if not self._window:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,6 @@ class Steps:
         self._followers: dict[int, int] = {}  # steps of others since the leader's last
         self._gradient_norm: Any = None
         self._norms = 0  # taken since the last step
-        self._overflows: list[readback.Pending] = []
 
     def lead(self, optimizer: Any) -> None:
         """This optimizer leads from now on."""
@@ -76,24 +76,25 @@ class Steps:
         self._followers.clear()
         return True
 
-    def overflowed(self, optimizer: Any) -> bool:
-        """Whether a fused optimizer, which the scaler calls in any case, found that it must do nothing.
 
-        On a device that is known only later: the step counts then, and as skipped as well.
-        """
-        if self._overflows:
-            for pending in [each for each in self._overflows if each.arrived()]:
-                self._overflows.remove(pending)
-                if pending.take():
-                    self._monitor.skip_step()
-        found = getattr(optimizer, "found_inf", None)
-        if found is None:
-            return False
-        number = readback.read(found)
-        if isinstance(number, readback.Pending):
-            self._overflows.append(number)
-            return False
-        return bool(number)
+def overflowed(monitor: Monitor, optimizer: Any) -> bool:
+    """Whether a fused optimizer, which the loss scaler calls in any case, found that it must do nothing.
+
+    On a device that is known only later: the step counts then, and as skipped as well.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    if found is None:
+        return False
+    number = monitor.read(found)
+    if isinstance(number, readback.Pending):
+        monitor.when_arrived(functools.partial(_skip_where, monitor), number)
+        return False
+    return bool(number)
+
+
+def _skip_where(monitor: Monitor, found_inf: float | None) -> None:
+    if found_inf:
+        monitor.skip_step()
 
 
 def nothing() -> None:

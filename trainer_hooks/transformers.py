@@ -19,6 +19,7 @@ from transformers.integrations import integration_utils
 
 from trainer_hooks.batches import TokenCounter
 from trainer_hooks.monitor import Monitor, warn
+from trainer_hooks.options import Options
 from trainer_hooks.torch_calls import precision
 from trainer_hooks.transformers_loss import TrainerLoss, inner_model
 from trainer_hooks.transformers_training import Training
@@ -50,12 +51,8 @@ class TelemetryCallback(TrainerCallback):
         count_tokens: TokenCounter | None = None,
         record_messages: bool = False,
     ) -> None:
-        self._run = run
-        self._name = name
-        self._loss_kind = loss_kind
-        self._info = {"model": model or "", "dataset": dataset or ""}
+        self._options = Options(run, name, loss_kind, model, dataset, record_messages)
         self._count_tokens = count_tokens
-        self._record_messages = record_messages
         self._training: Training | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,20 +67,14 @@ class TelemetryCallback(TrainerCallback):
         """Begin the recording of this Trainer's training; False where nothing can be recorded."""
         loss = TrainerLoss(trainer, self._count_tokens)
         args = trainer.args
-        name = self._name or (args.run_name if args.run_name != args.output_dir else None)
-        monitor = Monitor(
-            run=self._run,
-            name=name,
+        monitor = self._options.monitor(
+            framework=_framework(trainer),
+            name=args.run_name if args.run_name != args.output_dir else None,
+            loss_kind=loss.kind,
+            model=type(inner_model(trainer.model)).__name__,
+            precision=precision(trainer.accelerator.mixed_precision, [trainer.model]),
             rank=args.process_index,
             world_size=args.world_size,
-            loss_kind=self._loss_kind or loss.kind,
-            info={
-                "model": type(inner_model(trainer.model)).__name__,
-                **{key: value for key, value in self._info.items() if value},
-                "framework": _framework(trainer),
-                "precision": precision(trainer.accelerator.mixed_precision, [trainer.model]),
-            },
-            record_messages=self._record_messages,
         )
         if monitor.recording:
             monitor.measured |= {"epoch", "validation_loss", "validation_accuracy"}

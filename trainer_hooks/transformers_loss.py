@@ -16,8 +16,10 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from trainer_hooks.batches import (
     TokenCounter,
+    auxiliary_weight,
     count_tokens,
     count_tokens_unshifted,
+    kept,
     on_host,
     samples,
 )
@@ -58,7 +60,10 @@ class TrainerLoss:
             and trainer.accelerator.num_processes == 1
         )
         self.auxiliary = bool(getattr(_text_config(model), "output_router_logits", False))
-        self._coefficient = _coefficient(trainer, model, sft) if self.auxiliary else None
+        self._coefficient = None  # of the auxiliary loss; None where that is not known
+        if self.auxiliary:  # TRL's SFTTrainer adds it itself
+            told = getattr(trainer, "router_aux_loss_coef", None)
+            self._coefficient = told if sft else auxiliary_weight(model)
         self._auxiliary_per_step = sft
         # An encoder-decoder has several auxiliary losses, and tells of none.
         alone = not self.auxiliary or (self._coefficient is not None and not decoded)
@@ -66,9 +71,8 @@ class TrainerLoss:
         plain = self._by_tokens and alone and likelihood and not smoothed and name.endswith(_LANGUAGE_MODELS)
         self.kind = "cross_entropy" if plain else "other"
 
-    def count(self, inputs: Any, items: Any, *, training: bool) -> Call:
-        """Samples and tokens of the batch that `compute_loss` is to get, which may pop its labels."""
-        call = Call()
+    def count(self, call: Call, inputs: Any, items: Any, *, training: bool) -> None:
+        """Give the call samples and tokens of the batch for `compute_loss`, which may pop its labels."""
         call.samples = samples(inputs)
         labels = inputs.get("labels") if hasattr(inputs, "get") else None
         if getattr(labels, "ndim", 2) != 2:  # classes and the like: no tokens
@@ -78,7 +82,6 @@ class TrainerLoss:
             call.trained_tokens = on_host(items)
         else:
             call.tokens, call.trained_tokens = self._count(inputs)
-        return call
 
     def read(self, call: Call, loss: Any, items: Any, auxiliary: Any, *, training: bool) -> bool:
         """Give the call the loss that `compute_loss` returned; whether that is a mean over trained tokens.
@@ -89,7 +92,9 @@ class TrainerLoss:
         """
         if getattr(loss, "ndim", None) != 0:
             return False  # one of several devices
-        loss = on_host(loss.detach())
+        loss = kept(loss)
+        if loss is None:
+            return False
         scale = self._scale if items is not None else 1
         window = self._trainer.current_gradient_accumulation_steps if training else 1
         if auxiliary is not None and self._coefficient is not None:
@@ -165,10 +170,3 @@ def _tensor_parallel(trainer: Any) -> int:
 def _text_config(model: Any) -> Any:
     config = getattr(model, "config", None)
     return getattr(config, "text_config", None) or config
-
-
-def _coefficient(trainer: Any, model: Any, sft: bool) -> float | None:
-    """By what the model, or TRL, multiplies the auxiliary loss that it adds; None where that is not known."""
-    owner = trainer if sft else model if hasattr(model, "router_aux_loss_coef") else _text_config(model)
-    coefficient = getattr(owner, "router_aux_loss_coef", None)
-    return float(coefficient) if isinstance(coefficient, (int, float)) else None

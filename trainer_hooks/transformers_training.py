@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-from trainer_hooks import names, readback
+from trainer_hooks import names
 from trainer_hooks.batches import on_host
 from trainer_hooks.monitor import BACKWARD, DATA, FORWARD, OPTIMIZER, OTHER, Monitor
 from trainer_hooks.torch_calls import Call
+from trainer_hooks.torch_steps import overflowed
 from trainer_hooks.torch_window import Evaluation
 from trainer_hooks.transformers_loss import TrainerLoss
+from trainer_hooks.wrapping import put_around
 
 _MEASURED = {
     *("loss", "learning_rate", "gradient_norm", "epoch", "step"),
@@ -33,7 +34,6 @@ class Training:
         self._restore: list[Callable[[], None]] = []
         self._scaler: Any = None
         self._overflowed = False
-        self._overflows: list[readback.Pending] = []
         self._gradient_norm: Any = None
         self._evaluation: Evaluation | None = None
 
@@ -60,28 +60,13 @@ class Training:
 
     def unwatch(self) -> None:
         """Give the Trainer its own methods back."""
-        self._count_arrived_overflows()
         while self._restore:
             self._restore.pop()()
 
     def _wrap(self, owner: Any, name: str, around: Callable[[Any], Any]) -> None:
         """Put `around` around a method of this one object, until the end of the training."""
-        method = getattr(owner, name, None)
-        if method is None:
-            return  # another version's
-        before = vars(owner).get(name)
-        replacement = functools.wraps(method)(around(method))
-
-        def restore() -> None:
-            if vars(owner).get(name) is not replacement:
-                return  # somebody put theirs around ours, which records no more
-            if before is None:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, before)
-
-        setattr(owner, name, replacement)
-        self._restore.append(restore)
+        if hasattr(owner, name):  # else another version's
+            self._restore.append(put_around(owner, name, around))
 
     def _get_batch_samples(self, original: Any) -> Any:
         monitor = self.monitor
@@ -105,7 +90,7 @@ class Training:
                 monitor.enter(FORWARD)
             items = kwargs.get("num_items_in_batch") if len(args) < 2 else args[1]
             call = Call()
-            monitor.guard(self._count, call, inputs, items, training)
+            monitor.guard(self._loss.count, call, inputs, items, training=training)
             if told_auxiliary:
                 told: list[Any] = []
                 with _listening(model, told):
@@ -118,14 +103,6 @@ class Training:
             return result
 
         return compute_loss
-
-    def _count(self, call: Call, inputs: Any, items: Any, training: bool) -> None:
-        counted = self._loss.count(inputs, items, training=training)
-        call.samples, call.tokens, call.trained_tokens = (
-            counted.samples,
-            counted.tokens,
-            counted.trained_tokens,
-        )
 
     def _computed(self, call: Call, result: Any, items: Any, auxiliary: Any, training: bool) -> None:
         monitor = self.monitor
@@ -190,29 +167,16 @@ class Training:
         self.monitor.guard(self._note_overflow, optimizer)
 
     def _note_overflow(self, optimizer: Any) -> None:
-        found = getattr(optimizer, "found_inf", None)
-        number = None if found is None else readback.read(found)
-        if isinstance(number, readback.Pending):
-            self._overflows.append(number)
-        else:
-            self._overflowed = bool(number)
+        self._overflowed = overflowed(self.monitor, optimizer)
 
     def _was_skipped(self) -> bool:
         """Whether the loss scaler left out the step.
 
-        A fused optimizer is called in any case, and finds itself that it must do nothing; Accelerate does not
-        notice. On a device that is known only later: the step counts then, and as skipped as well.
+        Accelerate does not notice where it is a fused optimizer: see `overflowed`.
         """
         self.monitor.log(loss_scale=getattr(self._scaler, "_scale", None))
-        self._count_arrived_overflows()
-        overflowed, self._overflowed = self._overflowed, False
-        return overflowed or bool(self._trainer.accelerator.optimizer_step_was_skipped)
-
-    def _count_arrived_overflows(self) -> None:
-        for pending in [each for each in self._overflows if each.arrived()]:
-            self._overflows.remove(pending)
-            if pending.take():
-                self.monitor.skip_step()
+        found, self._overflowed = self._overflowed, False
+        return found or bool(self._trainer.accelerator.optimizer_step_was_skipped)
 
     def _evaluate(self, original: Any) -> Any:
         monitor = self.monitor

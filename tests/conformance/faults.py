@@ -190,8 +190,6 @@ END_ITSELF = {
     "trainer_hooks.monitor.Monitor._close",
     "trainer_hooks.lightning_fit.FitTelemetry.teardown",
     "trainer_hooks.lightning_fit.FitTelemetry.on_exception",
-    "trainer_hooks.stable_baselines3.TelemetryCallback._begin",  # by which, and the look-up, an end is found
-    "weakref.WeakKeyDictionary.get",
     "trainer_hooks.stable_baselines3.TelemetryCallback._close",
     "trainer_hooks.stable_baselines3.TelemetryCallback._on_training_end",
     "trainer_hooks.transformers.TelemetryCallback._close",

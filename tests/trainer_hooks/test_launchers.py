@@ -128,7 +128,6 @@ def test_trainings_of_one_batch_script_are_told_apart_by_their_commands_and_foun
         (TORCHRUN, None),
         ({**TORCHRUN, "TORCHELASTIC_RUN_ID": STANDALONE}, STANDALONE),
         ({**OPEN_MPI, "PMIX_NAMESPACE": "prterun-node1-4711@1"}, "prterun-node1-4711@1"),
-        ({**TORCHRUN, "TRAINVITALS_LAUNCH": "af03"}, "af03"),
         ({**TORCHRUN, "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}, None),
     ],
 )

@@ -249,7 +249,7 @@ def test_an_auxiliary_loss_is_apart_and_the_sum_has_no_perplexity(tmp_path: Path
 
     fit(Mixture(), tmp_path)
     seen = only(recordings)
-    assert [event["name"] for event in seen.of("scalar")] == ["aux_loss"]
+    assert [event["name"] for event in seen.of("scalar")] == ["auxiliary_loss"]
     assert seen.live.scalars[0] == 4.0
     assert [event["loss_kind"] for event in seen.of("info")] == ["other"]
 

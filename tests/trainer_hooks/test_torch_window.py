@@ -136,7 +136,8 @@ def test_what_lightning_and_transformers_hand_out_is_not_read(
     loss._count, loss._by_tokens, loss._divides, loss._scale = count_tokens, True, True, 2
     loss._items_are_trained, loss._coefficient, loss._auxiliary_per_step = False, 0.1, True
     for training in (True, False):
-        call = loss.count(rows(), there(torch.int64), training=training)
+        call = Call()
+        loss.count(call, rows(), there(torch.int64), training=training)
         assert loss.read(call, there(), there(torch.int64), there(), training=training)
         evaluation = Evaluation()
         evaluation.add(call)
