@@ -16,7 +16,8 @@ test: .venv/.complete
 test-full: .venv/.complete .venv-transformers4/.complete
 	$(PYTEST) -m "long or not long" --timeout=1200 $(ARGS)
 	$(subst $(BIN),.venv-transformers4/bin,$(PYTEST)) -k "transformers or trl" \
-		tests/conformance tests/trainer_hooks/test_transformers.py tests/trainer_hooks/test_trl.py
+		tests/conformance tests/trainer_hooks/test_transformers.py \
+		tests/trainer_hooks/test_transformers_loss.py tests/trainer_hooks/test_trl.py
 
 check: .venv/.complete
 	$(BIN)/ruff format --check .

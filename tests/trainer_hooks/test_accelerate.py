@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.trainer_hooks.processes import environment
-from tests.trainer_hooks.recorded import Recorded, every_byte, only, recorded
+from tests.trainer_hooks.recorded import clean, every_byte, recorded
 from trainer_hooks.accelerate import TelemetryTracker
 from trainer_hooks.recording import FINISHED, find
 
@@ -36,12 +36,6 @@ def _anew(recordings: Path) -> Iterator[None]:
     yield
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
-
-
-def clean(recordings: Path) -> Recorded:
-    seen = only(recordings)
-    assert (seen.live.hook_errors, seen.live.hook_dropped) == (0, 0)
-    return seen
 
 
 def conversations(count: int, seed: int = 0) -> list[dict[str, torch.Tensor]]:

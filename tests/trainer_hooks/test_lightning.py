@@ -30,16 +30,8 @@ IGNORED = -100
 
 
 @pytest.fixture(autouse=True)
-def _recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRAINVITALS_DIR", str(tmp_path / "recordings"))
+def _anew(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAINVITALS", "0")  # only the callbacks that a test gives its Trainer
-    for launcher in ("TRAINVITALS_RUN", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(launcher, raising=False)
-
-
-@pytest.fixture
-def recordings(tmp_path: Path) -> Path:
-    return tmp_path / "recordings"
 
 
 @pytest.fixture(autouse=True)

@@ -25,19 +25,11 @@ from trainer_hooks.recording import FINISHED
 
 
 @pytest.fixture(autouse=True)
-def _recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TRAINVITALS_DIR", str(tmp_path / "recordings"))
+def _anew(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TRAINVITALS", "0")  # only the callbacks that a test gives its Trainer
-    for launcher in ("TRAINVITALS_RUN", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(launcher, raising=False)
     clip = torch.nn.utils.clip_grad_norm_
     yield
     assert torch.nn.utils.clip_grad_norm_ is torch.nn.utils.clip_grad.clip_grad_norm_ is clip
-
-
-@pytest.fixture
-def recordings(tmp_path: Path) -> Path:
-    return tmp_path / "recordings"
 
 
 QUIET: dict[str, Any] = {

@@ -16,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor as EpisodeMonitor
 
-from tests.trainer_hooks.recorded import Recorded, every_byte, only, recorded, scalars
+from tests.trainer_hooks.recorded import clean, every_byte, only, recorded, scalars
 from trainer_hooks import monitor as monitors
 from trainer_hooks import stable_baselines3, tee
 from trainer_hooks.monitor import CHECKPOINT, COMPUTE, DATA, EVALUATION, Monitor
@@ -82,12 +82,6 @@ def _alone(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     yield
     tee.remove()
-
-
-def clean(recordings: Path) -> Recorded:
-    seen = only(recordings)
-    assert (seen.live.hook_errors, seen.live.hook_dropped) == (0, 0)
-    return seen
 
 
 def ppo(environment: gymnasium.Env[Any, Any] | None = None, **options: Any) -> PPO:

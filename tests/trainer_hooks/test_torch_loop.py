@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
-from tests.trainer_hooks.recorded import Recorded, only, recorded
+from tests.trainer_hooks.recorded import clean, only, recorded
 from trainer_hooks.monitor import Monitor
 from trainer_hooks.recording import FAILED, FINISHED
 
@@ -26,23 +26,8 @@ VOCABULARY = 13
 
 
 @pytest.fixture(autouse=True)
-def _recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRAINVITALS_DIR", str(tmp_path / "recordings"))
-    for launcher in ("TRAINVITALS_RUN", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(launcher, raising=False)
+def _anew(recordings: Path) -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def recordings(tmp_path: Path) -> Path:
-    return tmp_path / "recordings"
-
-
-def clean(recordings: Path) -> Recorded:
-    """The one recording, in which the hook has nothing to regret."""
-    seen = only(recordings)
-    assert (seen.live.hook_errors, seen.live.hook_dropped) == (0, 0)
-    return seen
 
 
 class Model(nn.Module):

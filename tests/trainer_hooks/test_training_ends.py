@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer_hooks.processes import environment, said, started
+from tests.trainer_hooks.processes import TORCHRUN, done, environment, said, started
 from tests.trainer_hooks.recorded import Recorded, every_byte, only, recorded
 from trainer_hooks.monitor import Monitor
 from trainer_hooks.recording import FAILED, FINISHED, RUNNING
@@ -180,27 +180,25 @@ time.sleep(300)
 """
 
 
+def torchrun(script: str, folder: Path) -> list[Recorded]:
+    """What two ranks of the script, which torchrun has ended with an error, have recorded."""
+    path = folder / "trainer.py"
+    path.write_text(script)
+    directory = folder / "recordings"
+    ended = done([*TORCHRUN, "--standalone", str(path), str(directory)], folder)
+    assert ended.returncode == 1
+    return recorded(directory)
+
+
 def states(ranks: list[Recorded]) -> dict[int, tuple[int, bool, int]]:
     return {each.static.rank: (each.live.outcome, each.alive, each.live.steps) for each in ranks}
 
 
 def test_a_rank_that_crashes_has_failed_and_the_one_that_torchrun_ends_was_killed(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    script = tmp_path / "trainer.py"
-    script.write_text(CRASHES_IN_ONE_RANK)
-    directory = tmp_path / "recordings"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script), str(directory)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment(OMP_NUM_THREADS="1"),
-        check=False,
-    )
-    assert done.returncode == 1
-    assert states(recorded(directory)) == {0: (RUNNING, False, 3), 1: (FAILED, False, 3)}
-    assert [event["type"] for event in recorded(directory)[1].of("fail")] == ["ZeroDivisionError"]
+    ranks = torchrun(CRASHES_IN_ONE_RANK, tmp_path)
+    assert states(ranks) == {0: (RUNNING, False, 3), 1: (FAILED, False, 3)}
+    assert [event["type"] for event in ranks[1].of("fail")] == ["ZeroDivisionError"]
 
 
 CRASHES_IN_ONE_RANK_OF_A_GROUP = """
@@ -226,20 +224,7 @@ def test_a_rank_of_a_process_group_that_lacks_memory_ends_all_with_the_states_th
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("torch")
-    script = tmp_path / "trainer.py"
-    script.write_text(CRASHES_IN_ONE_RANK_OF_A_GROUP)
-    directory = tmp_path / "recordings"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script), str(directory)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=environment(OMP_NUM_THREADS="1"),
-        check=False,
-    )
-    assert done.returncode == 1
-    first, second = recorded(directory)
+    first, second = torchrun(CRASHES_IN_ONE_RANK_OF_A_GROUP, tmp_path)
     assert (second.live.outcome, second.live.ooms, second.live.steps) == (FAILED, 1, 3)
     # Rank 0 finds its peer gone, or torchrun ends it before that: failed or killed, and in no case finished.
     assert first.live.outcome in (FAILED, RUNNING)

@@ -18,18 +18,15 @@ from trl import (  # type: ignore[attr-defined]
 
 from tests.conformance.reference import VOCABULARY, collate, model, rows
 from tests.conformance.trainers import _tokenizer
+from tests.trainer_hooks.huggingface import forget_precision, mixture, token_sum
 from tests.trainer_hooks.recorded import Recorded, only
-from tests.trainer_hooks.test_transformers import forget_precision, mixture, token_sum
 from trainer_hooks.recording import FINISHED, PHASES
 from trainer_hooks.transformers import TelemetryCallback
 
 
 @pytest.fixture(autouse=True)
-def _recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TRAINVITALS_DIR", str(tmp_path / "recordings"))
+def _anew(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for launcher in ("TRAINVITALS_RUN", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(launcher, raising=False)
     yield
     forget_precision()
 
