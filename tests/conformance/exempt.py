@@ -45,11 +45,12 @@ EXEMPT = {
         "weakref.ReferenceType",
         "_weakrefset.WeakSet",
     },
-    "an empty object of ours, made of constants": {
+    "an object of ours made of constants, or of what was given as it is": {
         "trainer_hooks.lightning_fit.FitTelemetry._forget_the_fit",
         "trainer_hooks.lightning_fit._Clipping",
         "trainer_hooks.lightning_fit._Logged",
         "trainer_hooks.names.Names",
+        "trainer_hooks.options.Options",
         "trainer_hooks.torch_calls.Call",
         "trainer_hooks.torch_window.Evaluation",
         "trainer_hooks.transformers_training.Training",
