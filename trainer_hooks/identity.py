@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-import socket
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -50,7 +48,7 @@ def identify(
     place = launchers.place()
     return Identity(
         run=run,
-        node=sanitize(socket.gethostname())[:64],
+        node=sanitize(os.uname().nodename)[:64],
         rank=place.rank if rank is None else rank,
         local_rank=place.local_rank,
         world_size=place.world_size if world_size is None else world_size,
@@ -63,9 +61,12 @@ def is_worker() -> bool:
     A multiprocessing child counts as a rank only when somebody set RANK or LOCAL_RANK in the child itself, or
     when it, having been spawned, made itself one of a torch process group.
     """
-    if multiprocessing.parent_process() is None:
+    process = sys.modules.get("multiprocessing.process")  # of a process that it made, there from the start
+    if process is None:
+        return False
+    if process.parent_process() is None:
         # A spawned child runs the main script once more before it knows its parent.
-        return getattr(multiprocessing.current_process(), "_inheriting", False)
+        return getattr(process.current_process(), "_inheriting", False)
     data = sys.modules.get("torch.utils.data")
     if data is not None and data.get_worker_info() is not None:
         return True
@@ -101,10 +102,11 @@ def _launcher_run() -> str | None:
 def _launch_suffix() -> str:
     # Ranks of one launch are children of one launcher, or of local rank 0 where Lightning starts the others
     # itself and sets no RANK, or of the script that spawns them; a single process is its own launch.
+    process = sys.modules.get("multiprocessing.process")
     launched = (
         launchers.is_launched()
         or os.environ.get("LOCAL_RANK", "0") != "0"
-        or multiprocessing.parent_process() is not None
+        or (process is not None and process.parent_process() is not None)
     )
     pid = (os.getppid() if launched else 0) or os.getpid()  # the first process of a container has no parent
     launch = f"{boot_id()} {pid_namespace()} {pid} {process_start_ticks(pid)}"

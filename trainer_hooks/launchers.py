@@ -15,7 +15,6 @@ no id, the next launch may have the same.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
@@ -112,6 +111,8 @@ def _never() -> bool:
 
 def digest(text: str) -> str:
     """Eight characters that stand for the text."""
+    import hashlib  # OpenSSL, and needed by no run that has a name
+
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
 
 

@@ -8,7 +8,7 @@ which counts those that the loss scaler left out too: they are recorded as skipp
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import ceil
 from threading import get_ident
 from time import monotonic_ns
@@ -18,7 +18,6 @@ import torch
 from torch.compiler import is_compiling
 from torch.nn.utils import clip_grad
 
-from trainer_hooks import names
 from trainer_hooks.batches import (
     TokenCounter,
     count_tokens,
@@ -28,6 +27,7 @@ from trainer_hooks.batches import (
     samples,
 )
 from trainer_hooks.entry_points import yields
+from trainer_hooks.lightning_metrics import LoggedAtSteps, first, makes_numbers, metrics_of
 from trainer_hooks.monitor import (
     BACKWARD,
     COMPUTE,
@@ -47,14 +47,6 @@ from trainer_hooks.torch_steps import overflowed
 from trainer_hooks.torch_window import Evaluation
 from trainer_hooks.wrapping import put_around
 
-known = functools.lru_cache(maxsize=1024)(names.known)
-
-# Of the names in the table: those taken as soon as the module logs them, and those measured or evaluated.
-_OF_THE_STEP = {"accuracy", "gradient_norm", "loss_scale", "preprocessing_seconds"}
-_RECORDED_OTHERWISE = {
-    *("loss", "learning_rate", "gradient_norm", "loss_scale", "preprocessing_seconds", "epoch", "step"),
-    *("validation_loss", "validation_accuracy"),
-}
 _PARTS = 2  # so many norms before a step are none; without an end of a step no more than these are kept
 
 _F = TypeVar("_F", bound=Callable[..., None])
@@ -115,7 +107,7 @@ class FitTelemetry:
         self._steps_made: int | None = None  # since the last micro-batch, where the scaler may leave one out
         self._count_tokens = self._count_given or count_tokens
         self._clipping = _Clipping()
-        self._logged = _Logged()
+        self._logged = LoggedAtSteps()
         self._evaluation = Evaluation()
         self._mixed = False  # whether the loss was seen to hold an auxiliary one
 
@@ -290,8 +282,8 @@ class FitTelemetry:
             if self._batches is not None:
                 monitor.epoch(self._epoch + (batch_idx + 1) / self._batches)
             new = self._logged.new(self._epoch_loop._results)
-            if _lightning_logs(trainer, self._epoch_loop):
-                monitor.log(**_metrics(trainer))
+            if makes_numbers(trainer, self._epoch_loop):
+                monitor.log(**metrics_of(trainer))
             if new:
                 monitor.log(**new)
         except Exception as error:
@@ -334,8 +326,8 @@ class FitTelemetry:
         metrics = trainer.callback_metrics
         loss, tokens = self._evaluation.result()
         if loss is None:
-            loss = _first(metrics, "validation_loss")
-        self.monitor.evaluated(loss=loss, tokens=tokens, accuracy=_first(metrics, "validation_accuracy"))
+            loss = first(metrics, "validation_loss")
+        self.monitor.evaluated(loss=loss, tokens=tokens, accuracy=first(metrics, "validation_accuracy"))
         self.monitor.enter(DATA)
 
     @_harmless
@@ -427,55 +419,8 @@ class _Clipping:
         return clip_grad_norm_
 
 
-class _Logged:
-    """What the module logs at its steps under a name of `_OF_THE_STEP`, without a conversion.
-
-    Lightning keeps what was last logged, however long ago: what was told once is not new.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._names: dict[str, str] = {}  # by Lightning's key
-        self._told: dict[str, Any] = {}
-
-    def new(self, results: Mapping[str, Any]) -> dict[str, Any]:
-        """By our name. `results` are Lightning's, of the loop that trains."""
-        if len(results) != self._count:
-            self._count = len(results)
-            self._names = {
-                key: name
-                for key, metric in results.items()
-                if metric.meta.on_step and (name := known(metric.meta.name)) in _OF_THE_STEP
-            }
-        new: dict[str, Any] = {}
-        for key, name in self._names.items():
-            value = results[key]._forward_cache
-            if value is not self._told.get(key):
-                new[name] = self._told[key] = value
-        return new
-
-
 def _nobody() -> None:
     """No loop is told of what is clipped."""
-
-
-def _metrics(trainer: Any) -> dict[str, Any]:
-    """What Lightning has of all that was logged, by our name, except for what is recorded otherwise.
-
-    An epoch's mean serves as the training accuracy; an "accuracy" without "train" is one of the validation,
-    unless the step logged it.
-    """
-    metrics: dict[str, Any] = {}
-    for name, value in trainer.callback_metrics.items():
-        meaning = known(name)
-        if meaning in _RECORDED_OTHERWISE or (meaning == "accuracy" and not name.lower().startswith("train")):
-            continue
-        metrics[meaning or name] = value
-    return metrics
-
-
-def _first(metrics: Mapping[str, Any], meaning: str) -> Any:
-    return next((value for name, value in metrics.items() if known(name) == meaning), None)
 
 
 def _finite(count: float) -> int | None:
@@ -496,15 +441,6 @@ def _expected(trainer: Any, by_lightning: bool) -> tuple[int | None, float | Non
     if steps is None or batches is None:
         return steps, None
     return steps, steps / ceil(batches / trainer.accumulate_grad_batches)
-
-
-def _lightning_logs(trainer: Any, epoch_loop: Any) -> bool:
-    """Whether this is a batch at which Lightning itself makes numbers of all metrics.
-
-    `trainer.callback_metrics` does so with all that the progress bar shows, which waits for the device.
-    """
-    every = trainer.log_every_n_steps
-    return bool(every) and bool((epoch_loop._batches_that_stepped + 1) % every == 0 or trainer.should_stop)
 
 
 def _reason(trainer: Any) -> str:

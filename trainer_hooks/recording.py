@@ -26,12 +26,12 @@ need a second look at the phase word: when it has changed, the reader reads agai
 record is written front to back in one go. A reader takes the trailing numbers, then the bodies, then the
 leading numbers; a record counts only when both are the one expected and the crc32 of the body holds.
 
-*Life* is an open-file-description lock on the whole file, on a descriptor that serves nothing else. It is
-taken before the file has a name anybody looks for, and the kernel drops it at any death. Readers test with
-F_OFD_GETLK, which takes nothing. A process that C code forked without exec can hold it longer: then the
-process table decides, where the reader shares the writer's PID namespace. `outcome` is set before the lock
-is given up: a recording without lock and outcome is that of a killed process, and its last sign of life is
-its end.
+*Life* is an open-file-description lock on the whole file, on a descriptor that does nothing else but store
+the exit status of a process that ends without a word. It is taken before the file has a name anybody looks
+for, and the kernel drops it at any death. Readers test with F_OFD_GETLK, which takes nothing. A process that
+C code forked without exec can hold it longer: then the process table decides, where the reader shares the
+writer's PID namespace. `outcome` is set before the lock is given up: a recording without lock and outcome is
+that of a killed process, and its last sign of life is its end.
 
 *Publishing.* Temporary name, lock, allocation, header, then link(2) to the next attempt: never over a file.
 Files are 0640 and folders 0750 whatever the umask, so that a service in the group can read them.
@@ -47,15 +47,14 @@ import math
 import mmap
 import os
 import re
-import secrets
 import stat
 import struct
 import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 MAGIC = b"TRNVITAL"
@@ -110,8 +109,7 @@ class NotRecordableError(OSError, ValueError):
     """Why nothing can be recorded, in a sentence of ours that tells the user what to do."""
 
 
-@dataclass(frozen=True)
-class Static:
+class Static(NamedTuple):
     """What is known when a recording opens and does not change. Times in ns."""
 
     run: str
@@ -126,11 +124,10 @@ class Static:
     start_monotonic_ns: int
     start_wall_ns: int
     hook_version: str
-    info: Mapping[str, str] = field(default_factory=dict)
+    info: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Live:
+class Live(NamedTuple):
     """The live block. Counts are running totals of the attempt; None is unknown."""
 
     phase_word: int = 0
@@ -243,11 +240,10 @@ class _Slot(NamedTuple):
 
 def _slots_of_live() -> tuple[_Slot, ...]:
     slots = []
-    for each in fields(Live):
-        default = each.default
+    for name, default in Live._field_defaults.items():
         many = isinstance(default, tuple)
-        code = "Q" if isinstance(default[0] if many else default, int) else "d"  # type: ignore[index]
-        slots.append(_Slot(each.name, code, len(default) if many else 1))  # type: ignore[arg-type]
+        code = "Q" if isinstance(default[0] if many else default, int) else "d"
+        slots.append(_Slot(name, code, len(default) if many else 1))
     return tuple(slots)
 
 
@@ -411,7 +407,7 @@ class Recorder:
         for each in (folder.parent, folder):
             _make_folder(each)
         self.mapped = file_system(folder) in MAPPABLE if mapped is None else mapped
-        temporary = folder / f".rank-{static.rank}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        temporary = folder / f".rank-{static.rank}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
         try:
             self._create(temporary)
             self.path, self.attempt = _link_to_next_attempt(temporary, folder, static.rank)
@@ -573,7 +569,12 @@ def _note_exit_status(fd: int) -> bool:
 
 def _header(static: Static, ring_capacity: int) -> bytes:
     description = json.dumps(
-        {"static": asdict(static), "live": LIVE_SLOTS, "record": RECORD_FIELDS}, separators=(",", ":")
+        {
+            "static": {**static._asdict(), "info": dict(static.info)},
+            "live": LIVE_SLOTS,
+            "record": RECORD_FIELDS,
+        },
+        separators=(",", ":"),
     ).encode()
     if HEADER.size + len(description) > LIVE_OFFSET:
         raise NotRecordableError(
@@ -711,7 +712,7 @@ class RecordingReader:
             if self._read(8, self._live_offset + phase_at) == raw[phase_at : phase_at + 8]:
                 break
         values = self._live_struct.unpack(raw)
-        return Live(**_by_name(self._live_slots, values, _LIVE_NAMES, unknown=None))
+        return Live(**_by_name(self._live_slots, values, Live._fields, unknown=None))
 
     def steps(self, after: int = 0, up_to: int | None = None) -> tuple[list[StepRecord], int]:
         """The step records numbered above `after` that are still there, oldest first, and the newest number.
@@ -784,7 +785,6 @@ class RecordingReader:
 
 
 _BYTE_ORDER: Literal["little", "big"] = "little" if NUMBER.pack(1)[0] else "big"
-_LIVE_NAMES = tuple(each.name for each in fields(Live))
 _EMPTY_RECORD: dict[str, Any] = {
     slot.name: ((0,) * slot.length if slot.length > 1 else 0) if slot.code == "Q" else math.nan
     for slot in RECORD_FIELDS
@@ -796,7 +796,7 @@ _TYPES: dict[str, type] = {"str": str, "int": int, "Mapping[str, str]": dict}
 
 def _static(described: Mapping[str, Any]) -> Static:
     """The static part out of a header. Raises ValueError or TypeError where it is not of the right kind."""
-    known = {each.name: _TYPES[str(each.type)] for each in fields(Static)}
+    known = {name: _TYPES[kind.__forward_arg__] for name, kind in Static.__annotations__.items()}
     static = Static(**{name: value for name, value in described.items() if name in known})
     for name, kind in known.items():
         value = getattr(static, name)

@@ -154,6 +154,7 @@ def test_one_kill_is_one_page_that_ends_when_the_run_is_started_elsewhere(stack:
     assert [notification.status for notification in received] == ["firing", "resolved"]
 
 
+@pytest.mark.long
 def test_a_run_that_vanished_with_its_node_pages_after_prometheus_was_restarted(stack: Stack) -> None:
     start = time.time()
     stack.nodes.pages["a"] = page_of_a_run(start=start, progress=start + 3600)

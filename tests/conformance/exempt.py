@@ -48,7 +48,7 @@ EXEMPT = {
     "an object of ours made of constants, or of what was given as it is": {
         "trainer_hooks.lightning_fit.FitTelemetry._forget_the_fit",
         "trainer_hooks.lightning_fit._Clipping",
-        "trainer_hooks.lightning_fit._Logged",
+        "trainer_hooks.lightning_metrics.LoggedAtSteps",
         "trainer_hooks.names.Names",
         "trainer_hooks.options.Options",
         "trainer_hooks.torch_calls.Call",

@@ -73,7 +73,7 @@ FILES: dict[str, dict[str, tuple[str, ...]]] = {
         "unchanged": ("automatic.py", "imports.py", "torch_process.py", "wrapping.py"),
     },
     "Lightning": {
-        "lightning": ("lightning.py", "lightning_fit.py", "options.py"),
+        "lightning": ("lightning.py", "lightning_fit.py", "lightning_metrics.py", "options.py"),
         "lightning_unchanged": ("automatic.py", "entry_points.py"),
         "fabric": ("fabric.py", "fabric_training.py"),
     },

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,7 +130,7 @@ def test_a_recording_of_another_boot_is_dead(tmp_path: Path, look: Look) -> None
     static = this_process(run="a-run", node="here", rank=0, local_rank=0, world_size=1, info={})
     a_day_ago = time.time_ns() - 86_400 * 10**9
     Recorder(
-        tmp_path, replace(static, boot_id="another-boot", start_wall_ns=a_day_ago), ring_capacity=4
+        tmp_path, static._replace(boot_id="another-boot", start_wall_ns=a_day_ago), ring_capacity=4
     )  # its lock is held by this living process
 
     samples = look()

@@ -278,7 +278,7 @@ def test_a_gradient_norm_belongs_to_the_step_that_logged_it(tmp_path: Path, reco
     assert norms == pytest.approx([1.0, none, none, 4.0, none, none, 7.0, none], nan_ok=True)
 
 
-@pytest.mark.parametrize("fails", ["_Logged.new", "_lightning_logs"])
+@pytest.mark.parametrize("fails", ["LoggedAtSteps.new", "makes_numbers"])
 def test_metrics_that_cannot_be_read_cost_no_step(
     tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -317,7 +316,7 @@ def test_an_attempt_of_which_only_the_events_are_left_keeps_them_for_itself(tmp_
 
 
 def test_a_recording_that_cannot_be_opened_leaves_nothing_behind(tmp_path: Path) -> None:
-    too_much = dataclasses.replace(static(), info={"note": "x" * recording.LIVE_OFFSET})
+    too_much = static()._replace(info={"note": "x" * recording.LIVE_OFFSET})
 
     with pytest.raises(ValueError, match="description of the run takes"):
         Recorder(tmp_path, too_much)

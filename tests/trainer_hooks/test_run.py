@@ -36,7 +36,12 @@ def python(script: str, folder: Path, *arguments: str) -> list[str]:
 @contextlib.contextmanager
 def started(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=settings(folder)
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=settings(folder),
+        process_group=0,  # the tests' own may have no shell any more, and such a group is not stopped
     )
     try:
         yield process
