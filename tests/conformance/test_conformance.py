@@ -10,16 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.reference import Totals, by_hand
+from tests.marks import quick
 from tests.trainer_hooks.processes import ROOT, environment
 from tests.trainer_hooks.recorded import Recorded, recorded
 from trainer_hooks.recording import FINISHED
 
 TRAINERS = ("lightning", "transformers", "trl", "accelerate", "fabric", "plain", "watch", "unchanged")
-# With two ranks the quick run has one of each kind: those beside it share their ways of counting.
-TWO_RANKS = [
-    pytest.param(each, marks=[pytest.mark.long] * (each in ("trl", "accelerate", "fabric", "watch")))
-    for each in TRAINERS
-]
 reference = functools.cache(by_hand)
 
 SHIFT_FORGOTTEN = """
@@ -71,7 +67,7 @@ def test_a_single_process_tells_what_was_computed_by_hand(trainer: str, tmp_path
     assert "cross_entropy" in kinds
 
 
-@pytest.mark.parametrize("trainer", TWO_RANKS)
+@pytest.mark.parametrize("trainer", quick("lightning", "transformers", "plain", "unchanged", of=TRAINERS))
 def test_two_ranks_together_tell_what_was_computed_by_hand(trainer: str, tmp_path: Path) -> None:
     ranks = train(trainer, 2, tmp_path)
     assert [(each.static.rank, each.static.world_size) for each in ranks] == [(0, 2), (1, 2)]
@@ -79,7 +75,9 @@ def test_two_ranks_together_tell_what_was_computed_by_hand(trainer: str, tmp_pat
     check(ranks, reference(2))
 
 
-@pytest.mark.parametrize("trainer", ["lightning", "transformers", "trl"])
+@pytest.mark.parametrize(
+    "trainer", quick("lightning", "transformers", of=("lightning", "transformers", "trl"))
+)
 def test_an_adapter_that_forgets_the_shift_of_the_labels_is_found_out(trainer: str, tmp_path: Path) -> None:
     (rank,) = train(trainer, 1, tmp_path, broken=SHIFT_FORGOTTEN.format(trainer))
     with pytest.raises(AssertionError):

@@ -142,8 +142,15 @@ def run(namespaces: tuple[str, str], installation: Path, tmp_path: Path, name: s
     return Ended(done.returncode, [line for line, _ in itertools.groupby(lines)], said, modules)
 
 
-@pytest.mark.parametrize("install", [described, pytest.param(installed, marks=pytest.mark.long)])
-@pytest.mark.parametrize("namespaces", NAMESPACES, ids=lambda namespaces: namespaces[0])
+@pytest.mark.parametrize(
+    ("namespaces", "install"),
+    [
+        (NAMESPACES[0], described),
+        pytest.param(NAMESPACES[0], installed, marks=pytest.mark.long),
+        pytest.param(NAMESPACES[1], described, marks=pytest.mark.long),
+        pytest.param(NAMESPACES[1], installed, marks=pytest.mark.long),
+    ],
+)
 def test_a_script_that_does_not_know_the_hook_is_recorded_and_otherwise_the_same(
     namespaces: tuple[str, str], install: Callable[[Path], Path], tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.marks import quick
 from tests.trainer_hooks.processes import ROOT, RUN, TORCHRUN, done
 from tests.trainer_hooks.recorded import Recorded, scalars, without_a_fault
 from tests.trainer_hooks.scripts import logging_trainer
@@ -53,10 +54,7 @@ def check_once(seen: Recorded) -> None:
     assert len(seen.of("finish")) == 1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.long) if name == "plain" else name for name in FRAMEWORKS],
-)
+@pytest.mark.parametrize("name", quick("lightning", "transformers", "stable_baselines3", of=FRAMEWORKS))
 def test_a_script_that_logs_is_recorded_once_and_computes_the_same(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,13 +70,7 @@ def test_a_script_that_logs_is_recorded_once_and_computes_the_same(
     assert str(facts["framework"]).startswith(FRAMEWORKS[name])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ("transformers", "fabric") else pytest.param(name, marks=pytest.mark.long)
-        for name in FRAMEWORKS
-    ],
-)
+@pytest.mark.parametrize("name", quick("transformers", of=FRAMEWORKS))
 def test_a_script_that_asks_for_the_hook_and_the_tee_itself_is_recorded_once(
     name: str, tmp_path: Path
 ) -> None:
