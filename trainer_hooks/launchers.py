@@ -111,7 +111,7 @@ def _never() -> bool:
 
 def digest(text: str) -> str:
     """Eight characters that stand for the text."""
-    import hashlib  # OpenSSL, and needed by no run that has a name
+    import hashlib  # OpenSSL, and needed by no run that has an identity
 
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
 

@@ -139,7 +139,7 @@ class FitTelemetry:
         if monitor.recording:
             self.monitor = monitor
             monitor.measured |= {"epoch", "accuracy", "validation_loss", "validation_accuracy"}
-            monitor.guard(self._watch_checkpoints, trainer)
+            monitor.guard(self._watch_checkpoints, trainer, monitor)
 
     @_harmless
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -280,7 +280,7 @@ class FitTelemetry:
         """Metrics that cannot be read do not lose their step."""
         try:
             if self._batches is not None:
-                monitor.epoch(self._epoch + (batch_idx + 1) / self._batches)
+                monitor.log(epoch=self._epoch + (batch_idx + 1) / self._batches)
             new = self._logged.new(self._epoch_loop._results)
             if makes_numbers(trainer, self._epoch_loop):
                 monitor.log(**metrics_of(trainer))
@@ -340,10 +340,10 @@ class FitTelemetry:
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """The fit failed, or somebody ended it."""
         assert self.monitor is not None
-        if isinstance(exception, KeyboardInterrupt) or type(exception).__name__ == "SIGTERMException":
+        if type(exception).__name__ == "SIGTERMException":
             self.monitor.finish("interrupted")
         else:
-            self.monitor.fail(exception)
+            self.monitor.end(exception, "completed")
         self._close(self.monitor)
 
     @_harmless
@@ -367,19 +367,17 @@ class FitTelemetry:
             monitor.guard(undo)
         self._forget_the_fit()
 
-    def _watch_checkpoints(self, trainer: Any) -> None:
+    def _watch_checkpoints(self, trainer: Any, monitor: Monitor) -> None:
         """Lightning has no callback for the end of a save: put ours around this trainer's own method."""
-        self._undone_at_close.append(put_around(trainer, "save_checkpoint", self._saving))
 
-    def _saving(self, save: Callable[..., None]) -> Callable[..., None]:
-        monitor = self.monitor
-        assert monitor is not None
+        def saving(save: Callable[..., None]) -> Callable[..., None]:
+            def save_checkpoint(filepath: Any, *arguments: Any, **keywords: Any) -> None:
+                with monitor.checkpoint(filepath):
+                    save(filepath, *arguments, **keywords)
 
-        def save_checkpoint(filepath: Any, *arguments: Any, **keywords: Any) -> None:
-            with monitor.checkpoint(filepath):
-                save(filepath, *arguments, **keywords)
+            return save_checkpoint
 
-        return save_checkpoint
+        self._undone_at_close.append(put_around(trainer, "save_checkpoint", saving))
 
 
 class _Clipping:

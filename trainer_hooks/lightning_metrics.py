@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
-from trainer_hooks import names
-
-known = functools.lru_cache(maxsize=1024)(names.known)
+from trainer_hooks.names import known
 
 # Of the names in the table: those taken as soon as the module logs them, and those measured or evaluated.
 _OF_THE_STEP = {"accuracy", "gradient_norm", "loss_scale", "preprocessing_seconds"}

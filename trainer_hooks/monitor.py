@@ -309,12 +309,12 @@ class Monitor(Totals):
             try:
                 if iterator is None:
                     iterator = iter(loader)
-                each = next(iterator)
+                fetched = [next(iterator)]  # popped: the batch is not to live until the next is there
             except StopIteration:
                 return
             finally:
                 self.enter(resting)
-            yield each
+            yield fetched.pop()
 
     def step(self) -> contextlib.AbstractContextManager[None]:
         """One optimizer step: phase compute within, phase other after it. An exception ends no step."""
@@ -586,11 +586,6 @@ class Monitor(Totals):
                 except Exception as error:
                     self.fault(error)
         self.hook_ns = spent_ns + monotonic_ns() - began
-
-    def epoch(self, epochs: float) -> None:
-        """Epochs done, with the part of the present one."""
-        if self.recording:
-            self._store(_EPOCH, epochs)
 
     def _log_one(self, name: str, value: Number) -> None:
         if name == "learning_rate":
@@ -915,7 +910,7 @@ _STEP_DURATION_SUM_NS, _HOOK_NS = SLOT["step_duration_sum_ns"], SLOT["hook_ns"]
 _LOSS, _GRADIENT_NORM, _DATA_SECONDS = SLOT["loss"], SLOT["gradient_norm"], SLOT["data_seconds"]
 _VALIDATION_LOSS, _VALIDATION_LOSS_BEST = SLOT["validation_loss"], SLOT["validation_loss_best"]
 _VALIDATION_LOSS_TOKENS, _VALIDATION_ACCURACY = SLOT["validation_loss_tokens"], SLOT["validation_accuracy"]
-_MODEL_FLOPS, _EPOCH = SLOT["model_flops"], SLOT["epoch"]
+_MODEL_FLOPS = SLOT["model_flops"]
 _LOGGED = {
     name: SLOT[name]
     for name in ("accuracy", "validation_accuracy", "loss_scale", "preprocessing_seconds", "epoch")

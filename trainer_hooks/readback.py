@@ -62,13 +62,15 @@ class _PinnedPool:
             self.abandoned = [each for each in self.abandoned if not each.reclaim()]
             if not self.free:
                 return None
-        cell = self.free[-1]
-        cell.copy_(value, non_blocking=True)
-        event = self._cuda.Event()
-        event.record(
-            self._cuda.current_stream(tensor.device)
-        )  # the copy runs there, whatever device is current
-        self.free.pop()
+        cell = self.free.pop()  # at once: other threads have trainings, too
+        try:
+            cell.copy_(value, non_blocking=True)
+            event = self._cuda.Event()
+            # The copy runs there, whatever device is current.
+            event.record(self._cuda.current_stream(tensor.device))
+        except BaseException:
+            self.free.append(cell)
+            raise
         return Pending(self, cell, event)
 
 

@@ -791,7 +791,7 @@ _EMPTY_RECORD: dict[str, Any] = {
 }
 
 
-_TYPES: dict[str, type] = {"str": str, "int": int, "Mapping[str, str]": dict}
+_TYPES: dict[str, type] = {"str": str, "int": int, "Mapping[str, str]": Mapping}
 
 
 def _static(described: Mapping[str, Any]) -> Static:

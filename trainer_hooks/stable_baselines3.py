@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from time import monotonic_ns
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary
 
 import stable_baselines3
 from stable_baselines3.common import callbacks
@@ -30,7 +30,8 @@ from trainer_hooks.wrapping import put_around
 
 _TOLD_AT_MOST_EVERY_NS = 100_000_000
 
-_learning: WeakKeyDictionary[BaseAlgorithm, TelemetryCallback] = WeakKeyDictionary()
+# A callback holds its model: strongly, an entry would keep its own key alive.
+_learning: WeakKeyDictionary[BaseAlgorithm, ReferenceType[TelemetryCallback]] = WeakKeyDictionary()
 
 
 def _harmless(hook: Callable[..., None]) -> Callable[..., None]:
@@ -74,7 +75,7 @@ class TelemetryCallback(BaseCallback):
         try:
             if self.monitor is not None:  # the `learn` before came to no end that SB3 told of
                 self._close("unknown")
-            _learning[self.model] = self
+            _learning[self.model] = ReferenceType(self)
             monitor = self._options.monitor(
                 framework=f"stable-baselines3 {stable_baselines3.__version__}",
                 model=type(self.model).__name__,
@@ -148,23 +149,19 @@ class TelemetryCallback(BaseCallback):
         """`learn` ends with this exception."""
         monitor = self.monitor
         if monitor is not None:
-            monitor.guard(self._close, "interrupted", None if isinstance(error, KeyboardInterrupt) else error)
+            monitor.guard(self._close, "completed", error)
 
     def _close(self, reason: str, error: BaseException | None = None) -> None:
         monitor, self.monitor = self.monitor, None
         undone, self._undo = self._undo, []
         if monitor is None:
             return
-        monitor.guard(_forget, self.model)
         for undo in undone:
             monitor.guard(undo)
         if self._collected:
             monitor.progress(samples=self._collected)
         monitor.enter(OTHER)
-        if error is None or (isinstance(error, SystemExit) and not error.code):
-            monitor.finish(reason if error is None else "exit")
-        else:
-            monitor.fail(error)
+        monitor.end(error, reason)
 
     def tell(self, values: Mapping[str, Any]) -> None:
         """Numbers that SB3 logs."""
@@ -198,10 +195,6 @@ class _Logged(KVWriter):
 
     def close(self) -> None:
         """Nothing is to be closed: the recording ends with the training."""
-
-
-def _forget(model: BaseAlgorithm) -> None:
-    _learning.pop(model, None)
 
 
 def install() -> None:
@@ -290,7 +283,7 @@ def _monitor_of(model: Any) -> Monitor | None:
 
 def _callback_of(model: BaseAlgorithm) -> TelemetryCallback | None:
     try:
-        return _learning[model]
+        return _learning[model]()
     except Exception:  # one of which nothing is recorded, or that cannot be a key
         return None
 

@@ -111,7 +111,7 @@ class Tee:
         self._step: int | None = None
         self._lock = allocate_lock()
         self._handed: dict[str, tuple[Any, Any]] = {}  # by name the newest number, and its step
-        self._calling = False
+        self._asked: Monitor | None = None  # to call
         self._fault_logged = False
 
     def take(self, logged: Logged, step: Any = None) -> None:
@@ -168,12 +168,12 @@ class Tee:
             there = readback.read_now(number)
             if there is not None and (name in self._handed or len(self._handed) < _MOST_HANDED):
                 self._handed[name] = there, step
-        if monitor is not self._own and not self._calling:
-            self._calling = True
+        if monitor is not self._own and monitor is not self._asked:
+            self._asked = monitor
             monitor.hand_over(functools.partial(self._called, monitor))
 
     def _called(self, monitor: Monitor) -> None:
-        self._calling = False
+        self._asked = None
         if monitor is current() and self._lock.acquire(blocking=False):  # else who has it takes them over
             try:
                 self._take_over(monitor)
@@ -183,8 +183,8 @@ class Tee:
     def _take_over(self, monitor: Monitor) -> None:
         if monitor is not self._told:
             self._begin(monitor)
-        while self._handed:
-            name, (number, step) = self._handed.popitem()
+        for name in list(self._handed):  # in the order of the first of each
+            number, step = self._handed.pop(name)
             self._tell_all(monitor, [(name, number)], step)
 
     def _begin(self, monitor: Monitor) -> None:
@@ -238,7 +238,7 @@ def _number(value: Any) -> Number | None:
         if shape is None or any(size != 1 for size in shape):
             return None
         number = readback.read_now(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
+    except Exception:  # a stranger's number
         return None
     return value if number is None else number
 

@@ -263,8 +263,6 @@ class TorchLoop:
                 self._end_evaluation()
             self._enter(OPTIMIZER)
 
-    optimizer_begins = _harmless(tell_optimizer_begins)
-
     def tell_optimizer_ended(self, optimizer: Any) -> None:
         """It ended; where this optimizer leads, an optimizer step was made."""
         if not self.stepping:
@@ -280,8 +278,6 @@ class TorchLoop:
             self._steps.made(optimizer)
         self._step_counted = False
         self._enter(OTHER)
-
-    optimizer_ended = _harmless(tell_optimizer_ended)
 
     @_harmless
     def gradient_norm(self, norm: Any) -> None:

@@ -16,10 +16,7 @@ from trainer_hooks.torch_window import Evaluation
 from trainer_hooks.transformers_loss import TrainerLoss
 from trainer_hooks.wrapping import put_around
 
-_MEASURED = {
-    *("loss", "learning_rate", "gradient_norm", "epoch", "step"),
-    *("train_loss", "validation_loss", "validation_accuracy", "total_flos", "num_input_tokens_seen"),
-}
+_LEFT_OUT = {"total_flos", "num_input_tokens_seen"}
 _NAMES = {"mean_token_accuracy": "accuracy", "eval_mean_token_accuracy": "validation_accuracy"}
 _SPEEDS = ("_runtime", "_per_second", "_model_preparation_time")
 
@@ -214,7 +211,12 @@ class Training:
         numbers = {}
         for name, value in logs.items():
             known = _name(name)
-            if known in _MEASURED or name.endswith(_SPEEDS) or not isinstance(value, (int, float)):
+            if (
+                known in self.monitor.measured
+                or known in _LEFT_OUT
+                or name.endswith(_SPEEDS)
+                or not isinstance(value, (int, float))
+            ):
                 continue
             if not (self._loss.auxiliary and known == "aux_loss"):
                 numbers[known] = value

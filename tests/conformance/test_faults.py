@@ -31,6 +31,7 @@ Where each thing that can befall a training is put to the test:
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -39,7 +40,10 @@ from typing import Any
 
 import pytest
 
+from tests.conformance.exempt import EXEMPT, EXEMPT_IN, PASSED_THROUGH, UNTOLD_IN
 from tests.trainer_hooks.processes import ROOT, environment
+
+HOOK = ROOT / "trainer_hooks"
 
 # In the quick run, each trainer is put to the calls of the files it is the first to pass through; those of
 # one line share a process. In the long run each is put to the calls of all files.
@@ -158,6 +162,35 @@ def test_no_fault_of_any_kind_in_any_file_reaches_a_training(trainers: tuple[str
 @pytest.mark.parametrize("error", ["OSError", "RecursionError"])
 def test_no_fault_that_comes_once_reaches_a_training(error: str) -> None:
     faults_in("first", error, FILES["plain torch"])
+
+
+def test_what_is_left_out_of_the_search_exists() -> None:
+    for callee in set[str]().union(*EXEMPT.values()):
+        if callee.startswith("trainer_hooks."):
+            assert callee.split(".<locals>")[0].split(".")[-1] in _defined(_file_of(callee)), callee
+    for file, name in UNTOLD_IN.union(*EXEMPT_IN.values()):
+        assert name.split(".")[-1] in _defined(file), (file, name)
+    for file, name in PASSED_THROUGH:
+        assert name in _called(file), (file, name)
+
+
+def _file_of(callee: str) -> str:
+    return f"{callee.split('.')[1]}.py"
+
+
+def _defined(file: str) -> set[str]:
+    return {
+        each.name
+        for each in ast.walk(ast.parse((HOOK / file).read_text()))
+        if isinstance(each, (ast.FunctionDef, ast.ClassDef))
+    }
+
+
+def _called(file: str) -> set[str]:
+    calls = [
+        each.func for each in ast.walk(ast.parse((HOOK / file).read_text())) if isinstance(each, ast.Call)
+    ]
+    return {getattr(each, "id", getattr(each, "attr", "")) for each in calls}
 
 
 def test_a_hook_that_would_let_a_fault_through_is_found_out() -> None:

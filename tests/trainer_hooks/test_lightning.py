@@ -607,6 +607,25 @@ def test_an_exception_goes_on_unchanged_and_leaves_type_and_place(tmp_path: Path
     assert SECRET.encode() not in every_byte(recordings)
 
 
+@pytest.mark.parametrize(
+    ("code", "outcome", "told"),
+    [
+        (0, FINISHED, {"event": "finish", "reason": "exit"}),
+        (3, FAILED, {"event": "fail", "type": "exit code 3"}),
+    ],
+)
+def test_a_script_that_leaves_within_a_fit_has_ended_as_its_exit_code_says(
+    tmp_path: Path, recordings: Path, code: int, outcome: int, told: dict[str, str]
+) -> None:
+    with pytest.raises(SystemExit):
+        trainer(tmp_path, TelemetryCallback()).fit(
+            Pairs(lambda loss: sys.exit(code)), ready([torch.ones(4, 3)])
+        )
+    seen = only(recordings)
+    assert seen.live.outcome == outcome
+    assert told.items() <= seen.events[-1].items()
+
+
 def test_an_interruption_is_an_end_by_hand(tmp_path: Path, recordings: Path) -> None:
     def interrupts(loss: torch.Tensor) -> Any:
         raise KeyboardInterrupt

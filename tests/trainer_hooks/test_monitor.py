@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -112,6 +113,21 @@ def test_batches_are_waited_for_in_phase_data_and_worked_on_in_another(clock: Cl
         {"data": 12.0, "other": 11.0, "evaluation": 13.0}
     )
     monitor.finish()
+
+
+def test_a_batch_lives_no_longer_than_its_user_has_it(monitor: Monitor) -> None:
+    alive = []
+
+    def loader() -> Iterator[set[int]]:
+        for each in range(3):
+            alive.append([reference() is not None for reference in references])
+            yield {each}
+
+    references: list[weakref.ref[set[int]]] = []
+    for batch in monitor.batches(loader()):
+        references.append(weakref.ref(batch))
+        del batch
+    assert alive == [[], [False], [False, False]]
 
 
 def test_what_a_loader_raises_passes_and_ends_the_wait(monitor: Monitor, tmp_path: Path) -> None:

@@ -238,6 +238,34 @@ def test_memory_is_pinned_once(device: Device) -> None:
     assert device.pinned == 1
 
 
+def test_two_threads_never_get_the_same_cell(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = Cell.copy_
+    others: list[Any] = []
+
+    def copying(cell: Cell, source: DeviceTensor, *, non_blocking: bool) -> None:
+        if not others:  # the other thread's turn comes in the middle
+            others.append(None)
+            others.append(readback.read(device.tensor(2.5)))
+        copy(cell, source, non_blocking=non_blocking)
+
+    monkeypatch.setattr(Cell, "copy_", copying)
+    mine, theirs = cast(Any, readback.read(device.tensor(1.5))), cast(Any, others[1])
+    device.lands_all()
+    assert (mine.take(), theirs.take()) == (1.5, 2.5)
+    assert len(set(map(id, readback._pool.free))) == 512  # type: ignore[union-attr]
+
+
+def test_a_copy_that_fails_costs_no_cell(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Cell, "copy_", fails)
+        with pytest.raises(RuntimeError, match="CUDA"):
+            readback.read(device.tensor(1.5))
+    assert len(readback._pool.free) == 512  # type: ignore[union-attr]
+
+
 def test_the_event_is_recorded_where_the_copy_runs(device: Device) -> None:
     pending = cast(Any, readback.read(device.tensor(1.5, index=3)))
     assert pending._event.stream == ("stream", 3)

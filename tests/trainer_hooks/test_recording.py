@@ -42,6 +42,12 @@ def static(run: str = "run", rank: int = 0) -> Static:
     )
 
 
+def test_facts_may_be_missing_from_a_header() -> None:
+    described = static()._asdict()
+    del described["info"]
+    assert recording._static(described).info == {}
+
+
 @contextlib.contextmanager
 def recorder_and_reader(capacity: int, mapped: bool) -> Iterator[tuple[Recorder, RecordingReader]]:
     with tempfile.TemporaryDirectory() as folder:

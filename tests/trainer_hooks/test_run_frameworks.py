@@ -54,7 +54,7 @@ def check_once(seen: Recorded) -> None:
     assert len(seen.of("finish")) == 1
 
 
-@pytest.mark.parametrize("name", quick("lightning", "transformers", "stable_baselines3", of=FRAMEWORKS))
+@pytest.mark.parametrize("name", quick("transformers", "stable_baselines3", of=FRAMEWORKS))
 def test_a_script_that_logs_is_recorded_once_and_computes_the_same(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +83,7 @@ def test_a_script_that_asks_for_the_hook_and_the_tee_itself_is_recorded_once(
         check_once(seen)
 
 
+@pytest.mark.long
 def test_each_rank_of_an_unchanged_trainer_is_recorded_once(tmp_path: Path) -> None:
     script = str(SCRIPTS / "logging_trainer.py")
     ended = done([*RUN, *TORCHRUN, script, "transformers", str(tmp_path)], tmp_path)

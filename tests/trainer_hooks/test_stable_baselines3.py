@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import inspect
 import re
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -259,7 +261,12 @@ def test_a_recording_that_cannot_be_opened_costs_nothing_but_a_warning(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TRAINVITALS_DIR", str(tmp_path / "file" / "below"))
-    assert ppo().learn(64, callback=TelemetryCallback()).num_timesteps == 64
+    model = ppo().learn(64, callback=TelemetryCallback())
+    assert model.num_timesteps == 64
+    forgotten = weakref.ref(model)
+    del model
+    gc.collect()
+    assert forgotten() is None
     assert [record.levelname for record in caplog.records if record.name == "trainvitals"] == ["WARNING"]
 
 

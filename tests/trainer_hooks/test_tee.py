@@ -253,6 +253,61 @@ def test_another_thread_hands_its_numbers_to_the_one_that_trains(recordings: Pat
     assert scalars(closed(recordings)) == {"success_rate": 0.5}
 
 
+def elsewhere(call: Callable[[], None]) -> None:
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+def test_of_names_that_mean_the_same_the_first_counts_on_every_thread(recordings: Path) -> None:
+    monitor = Monitor(name="measured")
+
+    def log() -> None:
+        tee._tee.take((("success_rate", 0.9), ("avg_success_rate", 0.1)), 1)  # type: ignore[union-attr]
+
+    elsewhere(log)
+    with monitor.step():
+        pass
+    assert scalars(closed(recordings))["success_rate"] == 0.9
+
+
+def test_another_thread_is_heard_by_the_monitor_that_takes_over(recordings: Path, writer: Any) -> None:
+    Monitor(name="measured", provisional=True)
+    elsewhere(lambda: writer.add_scalar("before", 1.0, 1))
+    monitor = Monitor(name="measured")
+    elsewhere(lambda: writer.add_scalar("success_rate", 0.5, 1))
+    with monitor.step():
+        pass
+    assert scalars(closed(recordings)) == {"before": 1.0, "success_rate": 0.5}
+
+
+def test_a_value_that_is_odd_in_any_way_costs_nothing_beside_it(recordings: Path) -> None:
+    class Odd:
+        @property
+        def shape(self) -> Any:
+            raise KeyError
+
+    Monitor(name="measured")
+    tee._tee.take((("success_rate", 0.5), ("odd", Odd())), 1)  # type: ignore[union-attr]
+    assert scalars(closed(recordings)) == {"success_rate": 0.5}
+
+
+def test_names_without_end_from_another_thread_take_no_memory_without_end(recordings: Path) -> None:
+    Monitor(name="measured")
+    taking = tee._tee
+    assert taking is not None
+
+    def log() -> None:
+        for number in range(5000):
+            taking.take(((f"a{number}", 1.0),), 1)
+
+    elsewhere(log)
+    assert len(taking._handed) == 256
+    monitor = current()
+    assert monitor is not None
+    monitor.finish()
+
+
 def test_numbers_without_end_from_another_thread_take_no_memory_without_end(recordings: Path) -> None:
     Monitor(name="measured")
     assert tee._tee is not None
@@ -261,9 +316,7 @@ def test_numbers_without_end_from_another_thread_take_no_memory_without_end(reco
         for number in range(5000):
             tee._tee.take((("a", float(number)),), 1)  # type: ignore[union-attr]
 
-    thread = threading.Thread(target=log)
-    thread.start()
-    thread.join()
+    elsewhere(log)
     assert tee._tee._handed == {"a": (4999.0, 1)}
     monitor = current()
     assert monitor is not None

@@ -25,8 +25,8 @@ import contextlib, os, signal, sys
 from trainer_hooks.monitor import Monitor
 
 def dies_of(number):
-    if signal.getsignal(number) == signal.SIG_IGN:  # the tests run under nohup
-        signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(number) == signal.SIG_IGN:  # as under nohup, or behind a shell's `&`
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     os.kill(os.getpid(), number)
     signal.pause()
 

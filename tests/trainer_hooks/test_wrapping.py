@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import types
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from trainer_hooks import wrapping
 from trainer_hooks.wrapping import put_around
 
 
@@ -61,9 +66,52 @@ def test_what_an_object_holds_itself_comes_back() -> None:
 
 def test_under_what_somebody_put_around_it_it_stays() -> None:
     heir = Heir()
-    first = put_around(heir, "answer", doubled)
-    second = put_around(heir, "answer", doubled)
-    first()
-    assert heir.answer() == 168
-    second()
-    assert heir.answer() == 84
+    ours = put_around(heir, "answer", doubled)
+    theirs = vars(heir)["answer"] = functools.wraps(heir.answer)(doubled(heir.answer))
+    ours()
+    assert heir.answer is theirs
+    above = put_around(heir, "answer", doubled)
+    assert heir.answer() == 336
+    above()
+    assert heir.answer is theirs
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_several_come_off_in_any_order_and_leave_nothing(order: tuple[int, ...]) -> None:
+    module, alias = types.ModuleType("a_module"), types.ModuleType("an_alias")
+    own = module.answer = alias.answer = list  # type: ignore[attr-defined]
+
+    def telling(name: int, original: Callable[[], list[int]]) -> Callable[[], list[int]]:
+        return lambda: [*original(), name]
+
+    off = [put_around(module, "answer", functools.partial(telling, name), alias) for name in range(3)]
+    there = [0, 1, 2]
+    for name in order:
+        assert module.answer() == alias.answer() == there
+        assert module.answer.__wrapped__ is own
+        off[name]()
+        off[name]()
+        there.remove(name)
+    assert module.answer is alias.answer is own
+
+
+def test_those_of_overlapping_trainings_pile_up_nowhere() -> None:
+    heir, before = Heir(), None
+    for _ in range(3000):
+        off = put_around(heir, "answer", doubled)
+        if before is not None:
+            before()
+        before = off
+        assert heir.answer() == 84
+    off()
+    assert "answer" not in vars(heir)
+
+
+def test_a_change_does_not_wait_for_a_thread_that_never_ends_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wrapping, "_LONGEST_WAIT_SECONDS", 0.01)
+    heir = Heir()
+    with wrapping._changing:
+        off = put_around(heir, "answer", doubled)
+        assert heir.answer() == 84
+        off()
+    assert heir.answer() == 42
