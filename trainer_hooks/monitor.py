@@ -880,7 +880,9 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, recording.NotRecordableError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{type(error).__name__}: {os.strerror(error.errno)}"
+        return (
+            f"{type(error).__name__}: {os.strerror(error.errno)}; TRAINVITALS_DIR chooses another directory"
+        )
     return type(error).__name__
 
 

@@ -679,7 +679,8 @@ def test_a_strangers_words_are_not_logged_and_ours_and_the_systems_are(
     lines = [record.getMessage() for record in caplog.records if record.name == "trainvitals"]
     assert lines[:2] == [
         "telemetry is off for this run: RuntimeError",
-        "telemetry is off for this run: FileExistsError: File exists",
+        "telemetry is off for this run: FileExistsError: File exists; "
+        "TRAINVITALS_DIR chooses another directory",
     ]
     assert "run name 'a run' must match" in lines[2]
 
