@@ -8,33 +8,19 @@ measuring. `--cpu-time` counts the processor time of the training thread, for a 
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
-from tests.benchmarks import footprint, measuring
+from tests.benchmarks import footprint, measuring, report
 from tests.benchmarks.measuring import Cost
+from tests.benchmarks.report import Promise, Report
 
 PARTS = ("torch", "lightning", "transformers", "footprint")
-PACKAGES = ("torch", "lightning", "transformers", "traceml-ai", "tensorboard", "wandb")
 QUICK = 0.1
-
-
-class Promise(NamedTuple):
-    """One line of the contract: a cost and its bar, both as they are printed."""
-
-    what: str
-    figure: str
-    bar: str
-    kept: bool
 
 
 # Microseconds a step above what the cost is compared with; see in_torch, in_lightning, in_transformers.
@@ -51,6 +37,21 @@ BARS_US = (
 SHARES = (
     ("Monitor, the README's calls, beside TraceML", "TraceML, init and trace_step", 1 / 5),
     ("Monitor, every call of an adapter, beside TraceML", "TraceML, init and trace_step", 1 / 5),
+)
+# What the README shows of it.
+IN_README = (
+    ("Monitor, a full record, tight loop", "nothing"),
+    ("one SummaryWriter.add_scalar, tight loop", "nothing"),
+    ("Monitor, the README's calls, beside TraceML", "nothing"),
+    ("Monitor, every call of an adapter, beside TraceML", "nothing"),
+    ("TraceML, init and trace_step", "nothing"),
+    ("Monitor.watch", "nothing"),
+    ("trainvitals run", "nothing"),
+    ("one SummaryWriter.add_scalar", "nothing"),
+    ("Lightning, TelemetryCallback", "Lightning, an empty callback of the same hooks"),
+    ("Lightning, TensorBoardLogger, log_every_n_steps=1", "nothing"),
+    ("transformers, TelemetryCallback", "transformers, an empty callback of the same hooks"),
+    ("transformers, TensorBoardCallback, logging_steps=1", "nothing"),
 )
 IMPORT_BAR_MS = 50
 MEMORY_BAR_BYTES = 1 << 20  # less than two bytes a step: nothing is kept of any
@@ -115,62 +116,6 @@ def measure_footprint(folder: Path, runs: int) -> list[Promise]:
     ]
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """The rows as Markdown, the first as its head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
-
-
-def _costs_table(costs: Sequence[Cost]) -> str:
-    rows = [["µs a step", "above", "which takes", "median", "quartiles", "blocks", "longest delay"]]
-    for cost in costs:
-        longest = "" if cost.longest is None else f"{cost.longest:.0f}"
-        quartiles = f"{cost.lower:.1f} to {cost.upper:.1f}"
-        compared = [cost.way, cost.other, f"{cost.other_us:.0f}", f"{cost.median:.1f}"]
-        rows.append([*compared, quartiles, str(cost.blocks), longest])
-    return _table(rows)
-
-
-def _promises_table(lines: Sequence[Promise]) -> str:
-    rows = [["contract", "measured", "at most", ""]]
-    rows += [[each.what, each.figure, each.bar, "kept" if each.kept else "**NOT kept**"] for each in lines]
-    return _table(rows)
-
-
-def _conditions(cpu_time: bool) -> str:
-    versions = []
-    for package in PACKAGES:
-        try:
-            versions.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"no {package}")
-    clock = "processor time of the training thread" if cpu_time else "wall time"
-    return (
-        f"{datetime.date.today()}, {_processor()}, {os.cpu_count()} cores, {_device()}, "
-        f"load {os.getloadavg()[0]:.1f} at the start, {clock}\n"
-        f"Python {platform.python_version()}, {', '.join(versions)}"
-    )
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
-def _device() -> str:
-    code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'no CUDA')"
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -180,8 +125,14 @@ def main() -> int:
         "--only", nargs="+", choices=PARTS, default=PARTS, metavar="NAME", help=", ".join(PARTS)
     )
     parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument(
+        "--record", action="store_true", help="write a file into results, and the figures into the README"
+    )
     arguments = parser.parse_args()
-    print(_conditions(arguments.cpu_time) + "\n", flush=True)
+    if arguments.record and (arguments.quick or tuple(arguments.only) != PARTS):
+        parser.error("only a whole run is recorded: leave out --quick and --only")
+    conditions = report.conditions(arguments.cpu_time)
+    print(f"{conditions}\n", flush=True)
     shared_memory = Path("/dev/shm")
     costs: list[Cost] = []
     lines: list[Promise] = []
@@ -196,15 +147,11 @@ def main() -> int:
             except subprocess.CalledProcessError as error:
                 failed = True
                 print(f"{part} could not be measured:\n{error.stderr[-2000:]}", file=sys.stderr)
-    lines = promises(costs) + lines
-    print(_costs_table(costs) + "\n")
-    print(
-        f"Differences of the median steps of neighbouring blocks of {measuring.STEPS} steps, or of the\n"
-        "means of 50 where marked; of 500 in the tight loop, 50 of add_scalar. Longest delay: of\n"
-        "one call of ours, preemption included; in the tight loop of all calls of a step.\n"
-    )
-    print(_promises_table(lines))
-    return 0 if all(each.kept for each in lines) and not failed else 1
+    run = Report(conditions, costs, promises(costs) + lines, IN_README)
+    print(run.measured())
+    if arguments.record and not failed:
+        print(f"\nwritten: {run.record()}")
+    return 0 if all(each.kept for each in run.promises) and not failed else 1
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import pytest
 pytest.importorskip("torch.utils.tensorboard")
 pytest.importorskip("traceml_ai")
 
-from tests.benchmarks import footprint, hook_overhead, in_torch, measuring
+from tests.benchmarks import footprint, hook_overhead, in_torch, measuring, report
 from tests.benchmarks.measuring import Cost, Turns
+from tests.benchmarks.report import Promise, Report
 from tests.trainer_hooks.recorded import only
 
 
@@ -146,11 +147,36 @@ def test_a_promise_is_kept_up_to_its_bar_and_not_above() -> None:
     assert [each.kept for each in hook_overhead.promises(costs)] == [True, False, True, False]
 
 
+def test_a_run_is_written_into_the_readme_and_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "tests" / "benchmarks" / "results").mkdir(parents=True)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}old\n{report.END}after\n")
+    costs = [Cost("ours", "nothing", 100, 1, 2.4, 3, 20), Cost("theirs", "nothing", 100, 4, 5, 6, 20)]
+    promises = [Promise("ours - nothing", "2.4 µs", "2 µs", False), Promise("memory", "0", "1", True)]
+    file = Report("a machine", costs, promises, [("ours", "nothing")]).record(tmp_path)
+    written = readme.read_text()
+    assert written.startswith("before\n")
+    assert written.endswith(f"{report.END}after\n")
+    assert ("old" in written, "| ours" in written, "| theirs" in written) == (False, True, False)
+    assert "Bars of the contract kept there: 1 of 2. Missed: ours - nothing: 2.4 µs, at most 2 µs." in written
+    assert f"({file.relative_to(tmp_path)})" in written
+    assert "| theirs" in file.read_text()
+    readme.write_text("no place")
+    with pytest.raises(ValueError, match="has no place"):
+        Report("a machine", costs, promises, []).record(tmp_path)
+
+
+def test_the_readme_has_a_place_for_the_figures() -> None:
+    text = (report.ROOT / "README.md").read_text()
+    assert (text.count(report.BEGIN), text.count(report.END)) == (1, 1)
+
+
 def test_every_bar_is_one_of_a_cost_that_is_measured() -> None:
     in_lightning = pytest.importorskip("tests.benchmarks.in_lightning")
     known = {
         value for part in (in_torch, in_lightning) for value in vars(part).values() if isinstance(value, str)
     }
-    known |= {name + in_torch.ON_CUDA for name in known}
-    for way, other, _ in (*hook_overhead.BARS_US, *hook_overhead.SHARES):
+    known |= {name + which for name in known for which in (in_torch.ON_CUDA, in_lightning.EVERY_STEP)}
+    of_bars = [(way, other) for way, other, _ in (*hook_overhead.BARS_US, *hook_overhead.SHARES)]
+    for way, other in (*of_bars, *hook_overhead.IN_README):
         assert {way, other} <= known or way.startswith("transformers, ")
