@@ -130,6 +130,16 @@ def test_a_watched_training_leaves_nothing_in_torch_and_its_process(tmp_path: Pa
                 with Monitor(run="run", directory=sys.argv[1]) as monitor:
                     monitor.watch(model, sgd)
                     train()
+            overlapping = []
+            for number in range(3):  # each ends in the middle of the next
+                overlapping.append(Monitor(run=f"overlaps-{number}", directory=sys.argv[1]))
+                overlapping[-1].watch(model, sgd)
+                torch.manual_seed(0)
+                train()
+                if number:
+                    overlapping[number - 1].finish()
+            overlapping.pop().finish()
+            overlapping.clear()
             watched = {**changed(before, look()), **changed(expected, torch_look())}
             torch.manual_seed(0)
             process = torch_process.install(lambda: Monitor(run="unchanged", directory=sys.argv[1]))
