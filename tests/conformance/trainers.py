@@ -119,6 +119,9 @@ def accelerate() -> None:
                 accelerator.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()
+    accelerator.wait_for_everyone()
+    # `end_training` does so on the main process only, and the other may wait for it for ever.
+    accelerator.state.destroy_process_group()
     accelerator.end_training()
 
 
