@@ -42,6 +42,7 @@ EXEMPT = {
         "contextlib.nullcontext",
         "contextlib.suppress",
         "functools.wraps",
+        "ReferenceType",  # one that is asked
         "weakref.ReferenceType",
         "_weakrefset.WeakSet",
     },
