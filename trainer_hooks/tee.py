@@ -117,19 +117,30 @@ class Tee:
     def take(self, logged: Logged, step: Any = None) -> None:
         """These numbers were logged, at this step or at none; what is no number is passed over."""
         monitor = current()
+        numbers = []
+        for name, value in logged:
+            try:
+                number = _number(value)
+                if number is not None:
+                    numbers.append((name, number))
+            except Exception as error:  # it costs none of those beside it
+                self._fault(monitor, error)
+        if not numbers:
+            return
         try:
-            numbers = [(name, number) for name, value in logged if (number := _number(value)) is not None]
-            if numbers:
-                monitor = monitor or self._opened()
-                if monitor is not None:
-                    self._tell(monitor, numbers, step)
-        except Exception as error:
+            monitor = monitor or self._opened()
             if monitor is not None:
-                monitor.fault_logged |= self._fault_logged  # one line is enough
-                monitor.fault(error)
-            elif not self._fault_logged:
-                self._fault_logged = True
-                warn("a fault in the telemetry: %s", type(error).__name__)
+                self._tell(monitor, numbers, step)
+        except Exception as error:
+            self._fault(monitor, error)
+
+    def _fault(self, monitor: Monitor | None, error: Exception) -> None:
+        if monitor is not None:
+            monitor.fault_logged |= self._fault_logged  # one line is enough
+            monitor.fault(error)
+        elif not self._fault_logged:
+            self._fault_logged = True
+            warn("a fault in the telemetry: %s", type(error).__name__)
 
     def _opened(self) -> Monitor | None:
         """A Monitor of our own, unless one has recorded: what is logged after its end is of no training."""
@@ -238,7 +249,7 @@ def _number(value: Any) -> Number | None:
         if shape is None or any(size != 1 for size in shape):
             return None
         number = readback.read_now(value)
-    except Exception:  # a stranger's number
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # then it is none
         return None
     return value if number is None else number
 

@@ -91,6 +91,7 @@ EXEMPT = {
         "trainer_hooks.stable_baselines3._callback_of",
         "trainer_hooks.stable_baselines3._monitor_of",
         "trainer_hooks.stable_baselines3._zip",
+        "trainer_hooks.tee.Tee._fault",
         "trainer_hooks.tee.Tee.take",
         "trainer_hooks.transformers._begin",
         "trainer_hooks.transformers._begin.<locals>.end",

@@ -288,8 +288,12 @@ def test_a_value_that_is_odd_in_any_way_costs_nothing_beside_it(recordings: Path
             raise KeyError
 
     Monitor(name="measured")
-    tee._tee.take((("success_rate", 0.5), ("odd", Odd())), 1)  # type: ignore[union-attr]
-    assert scalars(closed(recordings)) == {"success_rate": 0.5}
+    tee._tee.take((("odd", Odd()), ("success_rate", 0.5)), 1)  # type: ignore[union-attr]
+    monitor = current()
+    assert monitor is not None
+    monitor.finish()
+    seen = only(recordings)
+    assert (scalars(seen), seen.live.hook_errors) == ({"success_rate": 0.5}, 1)
 
 
 def test_names_without_end_from_another_thread_take_no_memory_without_end(recordings: Path) -> None:
