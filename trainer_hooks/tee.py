@@ -53,6 +53,7 @@ def remove() -> None:
     """Give every logger its own methods back; the recording stays open."""
     global _tee
     _tee = None
+    fault: Exception | None = None
     for (owner, method), take_off in list(_replaced.items()):
         try:
             ours = vars(owner).get(method)
@@ -61,7 +62,9 @@ def remove() -> None:
                 del _replaced[owner, method]
                 _rebind(owner, ours)
         except Exception as error:
-            warn("a logger keeps its tee, which is idle now: %s", type(error).__name__)
+            fault = error
+    if fault is not None:
+        warn("a logger keeps its tee, which is idle now: %s", type(fault).__name__)
 
 
 def install_into(module: types.ModuleType) -> None:

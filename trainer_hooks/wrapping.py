@@ -32,11 +32,12 @@ def put_around(owner: Any, name: str, around: Around, *others: Any) -> Callable[
     with_lock = _changing.acquire(timeout=_LONGEST_WAIT_SECONDS)
     try:
         stack = _stack_of(owner, name) or _Stack(owner, name, others)
+        take_off = functools.partial(_take_off, stack, layer)
         stack.change([*stack.layers, layer])
     finally:
         if with_lock:
             _changing.release()
-    return functools.partial(_take_off, stack, layer)
+    return take_off
 
 
 def _take_off(stack: _Stack, layer: Around) -> None:
