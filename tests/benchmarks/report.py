@@ -73,9 +73,9 @@ class Report(NamedTuple):
                 rows.append([cost.way, cost.other, f"{cost.median:.0f}", _quartiles(cost)])
         missed = [each for each in self.promises if not each.kept]
         kept = f"Bars of the contract kept there: {len(self.promises) - len(missed)} of {len(self.promises)}"
-        told = "; ".join(f"{each.what}: {each.figure}, at most {each.bar}" for each in missed)
-        verdict = f"{kept}. Missed: {told}." if missed else f"{kept}."
-        return f"\n{self.conditions}\n\n{_table(rows)}\n\n{verdict} All rows: [`{file}`]({file}).\n\n"
+        told = "".join(f"- {each.what}: {each.figure}, at most {each.bar}\n" for each in missed)
+        verdict = f"{kept}. Missed:\n\n{told}" if missed else f"{kept}.\n"
+        return f"\n{self.conditions}\n\n{_table(rows)}\n\n{verdict}\nAll rows: [`{file}`]({file}).\n\n"
 
 
 def conditions(cpu_time: bool) -> str:

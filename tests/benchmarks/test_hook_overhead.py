@@ -158,7 +158,10 @@ def test_a_run_is_written_into_the_readme_and_a_file_of_its_own(tmp_path: Path) 
     assert written.startswith("before\n")
     assert written.endswith(f"{report.END}after\n")
     assert ("old" in written, "| ours" in written, "| theirs" in written) == (False, True, False)
-    assert "Bars of the contract kept there: 1 of 2. Missed: ours - nothing: 2.4 µs, at most 2 µs." in written
+    assert (
+        "Bars of the contract kept there: 1 of 2. Missed:\n\n- ours - nothing: 2.4 µs, at most 2 µs\n\n"
+        in written
+    )
     assert f"({file.relative_to(tmp_path)})" in written
     assert "| theirs" in file.read_text()
     readme.write_text("no place")
