@@ -59,7 +59,8 @@ class _PinnedPool:
         """Start the copy of a one-element tensor; None when no cell is free."""
         value = tensor.detach().reshape(1)
         if not self.free:
-            self.abandoned = [each for each in self.abandoned if not each.reclaim()]
+            abandoned, self.abandoned = self.abandoned, []  # other threads add to it meanwhile
+            self.abandoned.extend([each for each in abandoned if not each.reclaim()])
             if not self.free:
                 return None
         cell = self.free.pop()  # at once: other threads have trainings, too

@@ -255,6 +255,24 @@ def test_two_threads_never_get_the_same_cell(device: Device, monkeypatch: pytest
     assert len(set(map(id, readback._pool.free))) == 512  # type: ignore[union-attr]
 
 
+def test_a_number_that_another_thread_abandons_meanwhile_is_not_forgotten(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending = [cast(Any, readback.read(device.tensor(1.5))) for _ in range(512)]
+    pending[0].abandon()
+    reclaim = readback.Pending.reclaim
+
+    def reclaiming(each: readback.Pending) -> bool:
+        if each is pending[0]:
+            pending[1].abandon()  # the other thread's turn comes in the middle
+        return reclaim(each)
+
+    monkeypatch.setattr(readback.Pending, "reclaim", reclaiming)
+    device.lands_all()
+    assert readback.read(device.tensor(2.5)) is not None
+    assert readback._pool.abandoned == [pending[1]]  # type: ignore[union-attr]
+
+
 def test_a_copy_that_fails_costs_no_cell(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error")
