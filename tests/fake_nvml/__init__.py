@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 CONTROL_VARIABLE = "FAKE_NVML_CONTROL"
+CALLS_VARIABLE = "FAKE_NVML_CALLS"
 LIBRARY = "libnvidia-ml.so.1"
-SOURCE = Path(__file__).with_name("nvml.c")
+SOURCES = sorted(Path(__file__).parent.glob("*.c"))
+CALLS_ENTRY = struct.Struct("=56sq")  # entry_t of calls.c
 
 
-def build(directory: Path) -> Path:
+def build(directory: Path, without: Iterable[str] = ()) -> Path:
     """Compile the double into `directory` with the system's C compiler and return the library's path.
 
     Put the directory on a child's LD_LIBRARY_PATH, or load the library by ctypes before NVML is first used.
+    The functions named by `without` do not exist in it, as in the library of an older driver.
     """
     library = directory / LIBRARY
-    flags = ["-shared", "-fPIC", "-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror", f"-Wl,-soname,{LIBRARY}"]
-    subprocess.run([os.environ.get("CC", "cc"), *flags, str(SOURCE), "-o", str(library)], check=True)
+    flags = ["-shared", "-fPIC", "-O2", "-std=gnu11", "-pthread", "-Wall", "-Wextra", "-Werror"]
+    link = [f"-Wl,-soname,{LIBRARY}", "-Wl,--version-script=/dev/stdin"]
+    exports = f"{{ global: nvml*; local: {' '.join(f'{function};' for function in without)} *; }};"
+    subprocess.run(
+        [os.environ.get("CC", "cc"), *flags, *map(str, SOURCES), *link, "-o", str(library)],
+        input=exports.encode(),
+        check=True,
+    )
     return library
 
 
@@ -30,16 +42,52 @@ class Machine:
         self._values: dict[str, bytes] = {}
         self._write()
 
-    def set(self, key: str, value: str | bytes | int) -> None:
+    def set(self, key: str, value: str | bytes | float) -> None:
         """Set one line of the scenario: `set("gpu1.error", 15)`."""
-        self._values[key] = value if isinstance(value, bytes) else str(value).encode()
+        self.update({key: value})
+
+    def update(self, values: Mapping[str, str | bytes | float]) -> None:
+        """Set several lines in one write of the file."""
+        self._values.update(
+            {key: value if isinstance(value, bytes) else str(value).encode() for key, value in values.items()}
+        )
         self._write()
 
-    def unset(self, key: str) -> None:
-        del self._values[key]
+    def unset(self, *keys: str) -> None:
+        for key in keys:
+            del self._values[key]
         self._write()
 
     def _write(self) -> None:
         unfinished = self.control.with_suffix(".unfinished")
         unfinished.write_bytes(b"".join(b"%s = %s\n" % (k.encode(), v) for k, v in self._values.items()))
+        now = (
+            time.time_ns()
+        )  # the double tells files apart by it, and the kernel's own clock ticks in milliseconds
+        os.utime(unfinished, ns=(now, now))
         unfinished.replace(self.control)
+
+
+class Calls:
+    """What all processes whose CALLS_VARIABLE names `path` have asked the double for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def counts(self) -> dict[str, int]:
+        """Calls by the name of the function, failed ones too."""
+        return {name: count for name, count in self._entries().items() if not name.startswith("nvml_double_")}
+
+    def live_samples(self) -> int:
+        """GPM samples allocated and not freed."""
+        return self._entries().get("nvml_double_live_samples", 0)
+
+    def live_event_sets(self) -> int:
+        return self._entries().get("nvml_double_live_event_sets", 0)
+
+    def _entries(self) -> dict[str, int]:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        entries = (
+            (name.partition(b"\0")[0].decode(), count) for name, count in CALLS_ENTRY.iter_unpack(content)
+        )
+        return {name: count for name, count in entries if name}
