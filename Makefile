@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Tests run side by side: more than one thread each, and torch's threads would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
 
-.PHONY: demo test test-full check generate clean
+.PHONY: demo test test-full test-gpu check generate clean
 
 demo: .venv/.complete
 	$(BIN)/trainvitals demo $(ARGS)
@@ -19,16 +19,23 @@ test-full: .venv/.complete .venv-transformers4/.complete
 		tests/conformance tests/trainer_hooks/test_transformers.py \
 		tests/trainer_hooks/test_transformers_loss.py tests/trainer_hooks/test_trl.py
 
+# What needs a GPU, on a machine that has one; writes down what that one supports, and how fast.
+test-gpu: .venv/.complete
+	$(BIN)/python -m pytest -m "long or not long" tests/trainer_hooks/test_gpu.py tests/exporters/gpu/test_gpu.py $(ARGS)
+	$(BIN)/python -m tests.benchmarks.gpu_device --record
+
 check: .venv/.complete
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m exporters.metrics_page --check
 	$(BIN)/python -m alerts.build --check
 	$(BIN)/python -m dashboards.build --check
 
-# Write alerts/generated and dashboards/generated anew.
+# Write METRICS.md, alerts/generated and dashboards/generated anew.
 generate: .venv/.complete
+	$(BIN)/python -m exporters.metrics_page
 	$(BIN)/python -m alerts.build
 	$(BIN)/python -m dashboards.build
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response, params
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import trainer_hooks
 from exporters import exposition
 from exporters.alert_inbox import Notification, StoredAlert
-from exporters.collector import Runner
+from exporters.collector import Runner, Sample
+from exporters.gpu.node import Gpus, GpuStatus, gpu_statuses
 from exporters.history import History
 from exporters.recordings import RecordingsCollector
 from exporters.runs import RunStatus
@@ -25,6 +26,7 @@ from exporters.runs import RunStatus
 logger = logging.getLogger(__name__)
 
 MOST_BODY_BYTES = 1_000_000
+_CLOSED = {True: "closed", False: "open yet: a call into NVML has not returned"}
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -55,16 +57,37 @@ class Received(BaseModel):
     stored: int
 
 
-def create_app(
-    recordings: RecordingsCollector,
-    runners: Sequence[Runner],
-    history: History,
-    hosts: Sequence[str] = LOCAL_HOSTS,
-) -> FastAPI:
-    """The application over running collectors.
+class GpuList(BaseModel):
+    gpus: list[GpuStatus]
 
-    `hosts` are the names, without port, under which a write may address the service: a page of another site
-    that resolves to this machine is refused.
+
+class Release(BaseModel):
+    """For how long NVML is to be let go of."""
+
+    seconds: float = Field(gt=0, le=3600)
+
+
+class Released(BaseModel):
+    """Whether the session is closed, which lets the driver be unloaded, and for how long none is opened."""
+
+    closed: bool
+    seconds_left: float
+
+
+def create_app(
+    recordings: RecordingsCollector | None,
+    runners: Sequence[Runner],
+    history: History | None,
+    gpus: Gpus,
+    hosts: Sequence[str] = LOCAL_HOSTS,
+    *,
+    finish: Callable[[Iterable[Sample]], Iterable[Sample]] = iter,
+) -> FastAPI:
+    """The application over running collectors; without recordings and history it knows GPUs only.
+
+    `finish` makes the page's last samples of all that were gathered. `hosts` are the names, without port,
+    under which a write may address the service: a page of another site that resolves to this machine is
+    refused.
     """
     app = FastAPI(title="trainvitals", version=trainer_hooks.__version__, docs_url=None, redoc_url=None)
 
@@ -88,7 +111,9 @@ def create_app(
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         """Every series, as OpenMetrics where the Accept header asks for it, else as classic text."""
-        body, content_type = exposition.render(exposition.gather(runners), request.headers.get("accept"))
+        body, content_type = exposition.render(
+            finish(exposition.gather(runners)), request.headers.get("accept")
+        )
         return Response(body, media_type=content_type)
 
     @app.exception_handler(sqlite3.Error)
@@ -98,8 +123,12 @@ def create_app(
         return JSONResponse({"detail": f"the database cannot be used: {error}"}, status_code=503)
 
     app.add_middleware(BodyLimit)
-    app.include_router(_runs(recordings), prefix="/api/v1")
-    app.include_router(_alerts(history, hosts), prefix="/api/v1")
+    writes = [Depends(_addressed_to(hosts)), Depends(_in_json)]
+    app.include_router(_gpus(gpus, runners, writes), prefix="/api/v1")
+    if recordings is not None:
+        app.include_router(_runs(recordings), prefix="/api/v1")
+    if history is not None:
+        app.include_router(_alerts(history, writes), prefix="/api/v1")
     return app
 
 
@@ -145,24 +174,57 @@ def _runs(recordings: RecordingsCollector) -> APIRouter:
     return router
 
 
-def _alerts(history: History, hosts: Sequence[str]) -> APIRouter:
-    router = APIRouter()
-
+def _addressed_to(hosts: Sequence[str]) -> Callable[[Request], None]:
     def addressed_to_us(request: Request) -> None:
         host = request.headers.get("host", "").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if name not in hosts:
             raise HTTPException(403, f"Host {host!r} is not one of {', '.join(hosts)}")
 
-    def in_json(request: Request) -> None:
-        # A page of another site may post without asking only what is not declared as JSON.
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise HTTPException(415, f"Content-Type {media_type!r} is not application/json")
+    return addressed_to_us
+
+
+def _in_json(request: Request) -> None:
+    # A page of another site may post without asking only what is not declared as JSON.
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise HTTPException(415, f"Content-Type {media_type!r} is not application/json")
+
+
+def _gpus(gpus: Gpus, runners: Sequence[Runner], writes: Sequence[params.Depends]) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/gpus")
+    def statuses() -> GpuList:
+        """Every GPU of this node, the means of the last window, and the ranks that train on it."""
+        return GpuList(gpus=gpu_statuses(exposition.gather(runners), gpus.windows, gpus.throttled))
+
+    @router.post("/gpus/release", dependencies=writes, responses={403: {}, 409: {}, 415: {}})
+    def release(wanted: Release) -> Released:
+        """Close NVML, so that the driver can be reloaded or MIG changed; it is opened again by itself."""
+        if gpus.nvml is None:
+            raise HTTPException(409, "these GPUs are simulated: no driver is held")
+        closed = gpus.nvml.release(wanted.seconds)
+        logger.info("NVML is released for %g s; the session is %s", wanted.seconds, _CLOSED[closed])
+        return Released(closed=closed, seconds_left=gpus.nvml.released_seconds())
+
+    @router.delete("/gpus/release", dependencies=writes[:1], responses={403: {}, 409: {}})
+    def resume() -> Released:
+        """Take NVML up again before its time."""
+        if gpus.nvml is None:
+            raise HTTPException(409, "these GPUs are simulated: no driver is held")
+        gpus.nvml.resume()
+        return Released(closed=False, seconds_left=0.0)
+
+    return router
+
+
+def _alerts(history: History, writes: Sequence[params.Depends]) -> APIRouter:
+    router = APIRouter()
 
     @router.post(
         "/alerts",
-        dependencies=[Depends(addressed_to_us), Depends(in_json)],
+        dependencies=writes,
         responses={403: {}, 413: {}, 415: {}, 503: {}},
     )
     def receive(notification: Notification) -> Received:

@@ -13,19 +13,22 @@ from typing import Literal
 from trainer_hooks.recording import STEP_DURATION_BOUNDS_SECONDS
 
 Kind = Literal["gauge", "counter", "histogram", "info"]
-Scope = Literal["run", "rank", "gpu", "service"]
+Scope = Literal["run", "rank", "gpu", "mig", "service"]
 
 RUN = ("run",)
 RANK = ("run", "rank")
 GPU = ("gpu", "uuid")
+# Not `instance`, which is the name Prometheus gives to what it scrapes.
+MIG = (*GPU, "mig_instance", "mig_profile")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # there is one of each name
 class Metric:
     """One metric family.
 
     `lifecycle` series outlive their run by 25 hours, all others by 15 minutes. An info metric may carry
-    further labels beside `labels`: what is known of the run or the device.
+    further labels beside `labels`: what is known of the run or the device. `source` is where the value comes
+    from, `otel` the name that OpenTelemetry's semantic conventions have for it.
     """
 
     name: str
@@ -36,6 +39,8 @@ class Metric:
     unit: str = ""
     lifecycle: bool = False
     buckets: tuple[float, ...] = ()
+    source: str = ""
+    otel: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -52,19 +57,35 @@ def _add(metric: Metric) -> Metric:
 
 
 def _run(name: str, kind: Kind, help: str, *labels: str, unit: str = "", lifecycle: bool = False) -> Metric:
-    return _add(Metric(name, kind, help, RUN + labels, "run", unit, lifecycle))
+    return _add(Metric(name, kind, help, RUN + labels, "run", unit, lifecycle, source="recordings"))
 
 
-def _rank(name: str, kind: Kind, help: str, *labels: str, unit: str = "", lifecycle: bool = False) -> Metric:
-    return _add(Metric(name, kind, help, RANK + labels, "rank", unit, lifecycle))
+def _rank(
+    name: str,
+    kind: Kind,
+    help: str,
+    *labels: str,
+    unit: str = "",
+    lifecycle: bool = False,
+    source: str = "the recording",
+) -> Metric:
+    return _add(Metric(name, kind, help, RANK + labels, "rank", unit, lifecycle, source=source))
 
 
-def _gpu(name: str, kind: Kind, help: str, *labels: str, unit: str = "") -> Metric:
-    return _add(Metric(name, kind, help, GPU + labels, "gpu", unit))
+def _gpu(
+    name: str, kind: Kind, help: str, *labels: str, unit: str = "", source: str, otel: str = ""
+) -> Metric:
+    return _add(Metric(name, kind, help, GPU + labels, "gpu", unit, source=source, otel=otel))
 
 
-def _service(name: str, kind: Kind, help: str, *labels: str, unit: str = "") -> Metric:
-    return _add(Metric(name, kind, help, labels, "service", unit))
+def _mig(name: str, kind: Kind, help: str, *, unit: str = "", source: str) -> Metric:
+    return _add(Metric(name, kind, help, MIG, "mig", unit, source=source))
+
+
+def _service(
+    name: str, kind: Kind, help: str, *labels: str, unit: str = "", source: str = "the service"
+) -> Metric:
+    return _add(Metric(name, kind, help, labels, "service", unit, source=source))
 
 
 TRAINING_EPOCH_CURRENT = _run(
@@ -133,6 +154,7 @@ TRAINING_STEP_DURATION_SECONDS = _add(
         "run",
         "seconds",
         buckets=STEP_DURATION_BOUNDS_SECONDS,
+        source="recordings",
     )
 )
 TRAINING_LEARNING_RATE = _run(
@@ -307,36 +329,352 @@ HOOK_DROPPED_TOTAL = _rank(
     "trainvitals_hook_dropped_total", "counter", "Values and events the hook could not record."
 )
 
+TRAINING_RUN_GPU_INFO = _rank(
+    "training_run_gpu_info",
+    "info",
+    "The GPUs a rank trains on, while it runs; on a MIG device also mig_instance and mig_profile. The left "
+    "side of a join: training_run_gpu_info * on (cluster, uuid) group_left () nvidia_gpu_power_watts.",
+    "gpu",
+    "uuid",
+    source="the recording's device, else NVML's processes",
+)
+
 NVIDIA_GPU_INFO = _gpu(
     "nvidia_gpu_info",
     "info",
     "Identity of the GPU: name, driver_version, vbios, pci_bus_id, serial, mig_mode.",
+    source="nvmlDeviceGetName …",
 )
 NVIDIA_GPU_UP = _gpu(
-    "nvidia_gpu_up", "gauge", "1 while the GPU answers, 0 when it was seen before and is lost."
+    "nvidia_gpu_up",
+    "gauge",
+    "1 while the GPU answers, 0 when it was seen before and is lost.",
+    source="whether calls give GPU_IS_LOST",
+    otel="hw.status",
 )
-NVIDIA_GPU_DEVICES = _service("nvidia_gpu_devices", "gauge", "GPUs the driver reports on this node.")
+NVIDIA_GPU_DEVICES = _service(
+    "nvidia_gpu_devices", "gauge", "GPUs the driver reports on this node.", source="nvmlDeviceGetCount"
+)
 NVIDIA_GPU_UTILIZATION_PERCENT = _gpu(
     "nvidia_gpu_utilization_percent",
     "gauge",
     "Share of time in which at least one kernel ran, 0 to 100.",
     unit="percent",
+    source="nvmlDeviceGetUtilizationRates",
+    otel="hw.gpu.utilization",
 )
 NVIDIA_GPU_MEMORY_CONTROLLER_ACTIVE_PERCENT = _gpu(
     "nvidia_gpu_memory_controller_active_percent",
     "gauge",
     "Share of time in which device memory was read or written, 0 to 100.",
     unit="percent",
+    source="nvmlDeviceGetUtilizationRates",
 )
 NVIDIA_GPU_MEMORY_USED_BYTES = _gpu(
     "nvidia_gpu_memory_used_bytes",
     "gauge",
     "Device memory in use, the driver's reserve not counted.",
     unit="bytes",
+    source="nvmlDeviceGetMemoryInfo_v2",
+    otel="hw.gpu.memory.usage",
 )
-NVIDIA_GPU_MEMORY_TOTAL_BYTES = _gpu("nvidia_gpu_memory_total_bytes", "gauge", "Device memory.", unit="bytes")
+NVIDIA_GPU_MEMORY_TOTAL_BYTES = _gpu(
+    "nvidia_gpu_memory_total_bytes",
+    "gauge",
+    "Device memory.",
+    unit="bytes",
+    source="nvmlDeviceGetMemoryInfo_v2",
+    otel="hw.gpu.memory.limit",
+)
 NVIDIA_GPU_MEMORY_RESERVED_BYTES = _gpu(
-    "nvidia_gpu_memory_reserved_bytes", "gauge", "Device memory the driver keeps for itself.", unit="bytes"
+    "nvidia_gpu_memory_reserved_bytes",
+    "gauge",
+    "Device memory the driver keeps for itself.",
+    unit="bytes",
+    source="nvmlDeviceGetMemoryInfo_v2",
+)
+NVIDIA_GPU_POWER_WATTS = _gpu(
+    "nvidia_gpu_power_watts",
+    "gauge",
+    "Power the board draws: at this instant where the GPU tells, else its average over a second.",
+    unit="watts",
+    source="field 186, else 185, else nvmlDeviceGetPowerUsage",
+    otel="hw.power",
+)
+NVIDIA_GPU_POWER_LIMIT_WATTS = _gpu(
+    "nvidia_gpu_power_limit_watts",
+    "gauge",
+    "Power limit in force.",
+    unit="watts",
+    source="nvmlDeviceGetEnforcedPowerLimit",
+)
+NVIDIA_GPU_ENERGY_JOULES_TOTAL = _gpu(
+    "nvidia_gpu_energy_joules_total",
+    "counter",
+    "Energy the board has taken since the driver was loaded.",
+    unit="joules",
+    source="field 83",
+    otel="hw.energy",
+)
+NVIDIA_GPU_TEMPERATURE_CELSIUS = _gpu(
+    "nvidia_gpu_temperature_celsius",
+    "gauge",
+    "Temperature of the chip (gpu) and of its memory.",
+    "sensor",
+    unit="celsius",
+    source="nvmlDeviceGetTemperature, field 82",
+    otel="hw.temperature",
+)
+NVIDIA_GPU_TEMPERATURE_LIMIT_CELSIUS = _gpu(
+    "nvidia_gpu_temperature_limit_celsius",
+    "gauge",
+    "Temperature of the chip at which it slows down, and at which it shuts down.",
+    "limit",
+    unit="celsius",
+    source="nvmlDeviceGetTemperatureThreshold",
+    otel="hw.temperature.limit",
+)
+NVIDIA_GPU_CLOCK_HERTZ = _gpu(
+    "nvidia_gpu_clock_hertz",
+    "gauge",
+    "Clock of the SMs and of the memory.",
+    "domain",
+    unit="hertz",
+    source="nvmlDeviceGetClockInfo",
+)
+NVIDIA_GPU_CLOCK_MAX_HERTZ = _gpu(
+    "nvidia_gpu_clock_max_hertz",
+    "gauge",
+    "Highest clock of the SMs and of the memory.",
+    "domain",
+    unit="hertz",
+    source="nvmlDeviceGetMaxClockInfo",
+)
+NVIDIA_GPU_THROTTLE_SECONDS_TOTAL = _gpu(
+    "nvidia_gpu_throttle_seconds_total",
+    "counter",
+    "Time for which clocks were held down, by reason. Reason thermal: of a GPU that does not tell sw_thermal "
+    "from hw_thermal.",
+    "reason",
+    unit="seconds",
+    source="fields 74, 76, 77, 79, 269 to 271, else 75",
+)
+NVIDIA_GPU_ECC_ERRORS_TOTAL = _gpu(
+    "nvidia_gpu_ecc_errors_total",
+    "counter",
+    "Memory errors in the GPU's life: corrected, and uncorrected.",
+    "severity",
+    source="nvmlDeviceGetTotalEccErrors, aggregate",
+    otel="hw.errors",
+)
+NVIDIA_GPU_REMAPPED_ROWS = _gpu(
+    "nvidia_gpu_remapped_rows",
+    "gauge",
+    "Rows of memory replaced by spare ones, by the kind of error that caused it.",
+    "cause",
+    source="fields 142, 143",
+)
+NVIDIA_GPU_ROW_REMAP_PENDING = _gpu(
+    "nvidia_gpu_row_remap_pending",
+    "gauge",
+    "1 when rows wait to be replaced at the next reset.",
+    source="field 144",
+)
+NVIDIA_GPU_ROW_REMAP_FAILED = _gpu(
+    "nvidia_gpu_row_remap_failed",
+    "gauge",
+    "1 when a row could not be replaced: the board is due for exchange.",
+    source="field 145",
+)
+NVIDIA_GPU_XID_ERRORS_TOTAL = _gpu(
+    "nvidia_gpu_xid_errors_total",
+    "counter",
+    "XID errors seen, by number and class; a number's series begins with its first event. Numbers beyond the "
+    "first 32 of a GPU count as other.",
+    "xid",
+    "class",
+    source="NVML's events, the kernel log",
+    otel="hw.errors",
+)
+NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS = _gpu(
+    "nvidia_gpu_xid_last_timestamp_seconds",
+    "gauge",
+    "When the XID was last seen.",
+    "xid",
+    "class",
+    unit="seconds",
+    source="NVML's events, the kernel log",
+)
+NVIDIA_GPU_PCIE_TRANSMIT_BYTES_TOTAL = _gpu(
+    "nvidia_gpu_pcie_transmit_bytes_total",
+    "counter",
+    "Bytes the GPU sent over PCIe.",
+    unit="bytes",
+    source="field 197",
+    otel="hw.gpu.io",
+)
+NVIDIA_GPU_PCIE_RECEIVE_BYTES_TOTAL = _gpu(
+    "nvidia_gpu_pcie_receive_bytes_total",
+    "counter",
+    "Bytes the GPU received over PCIe.",
+    unit="bytes",
+    source="field 198",
+    otel="hw.gpu.io",
+)
+NVIDIA_GPU_PCIE_REPLAYS_TOTAL = _gpu(
+    "nvidia_gpu_pcie_replays_total", "counter", "PCIe packets sent again.", source="field 94"
+)
+NVIDIA_GPU_PCIE_LINK_GENERATION = _gpu(
+    "nvidia_gpu_pcie_link_generation",
+    "gauge",
+    "PCIe generation in use; an idle GPU may lower it.",
+    source="nvmlDeviceGetCurrPcieLinkGeneration",
+)
+NVIDIA_GPU_PCIE_LINK_GENERATION_MAX = _gpu(
+    "nvidia_gpu_pcie_link_generation_max",
+    "gauge",
+    "Highest PCIe generation that GPU and slot have in common.",
+    source="nvmlDeviceGetMaxPcieLinkGeneration",
+)
+NVIDIA_GPU_PCIE_LINK_WIDTH = _gpu(
+    "nvidia_gpu_pcie_link_width",
+    "gauge",
+    "PCIe lanes in use.",
+    source="nvmlDeviceGetCurrPcieLinkWidth",
+)
+NVIDIA_GPU_PCIE_LINK_WIDTH_MAX = _gpu(
+    "nvidia_gpu_pcie_link_width_max",
+    "gauge",
+    "PCIe lanes that GPU and slot have in common.",
+    source="nvmlDeviceGetMaxPcieLinkWidth",
+)
+NVIDIA_GPU_NVLINK_TRANSMIT_BYTES_TOTAL = _gpu(
+    "nvidia_gpu_nvlink_transmit_bytes_total",
+    "counter",
+    "Bytes of data the GPU sent over all its NVLinks.",
+    unit="bytes",
+    source="field 138",
+    otel="hw.gpu.io",
+)
+NVIDIA_GPU_NVLINK_RECEIVE_BYTES_TOTAL = _gpu(
+    "nvidia_gpu_nvlink_receive_bytes_total",
+    "counter",
+    "Bytes of data the GPU received over all its NVLinks.",
+    unit="bytes",
+    source="field 139",
+    otel="hw.gpu.io",
+)
+NVIDIA_GPU_NVLINK_ERRORS_TOTAL = _gpu(
+    "nvidia_gpu_nvlink_errors_total",
+    "counter",
+    "Errors of all NVLinks: replay, recovery, crc.",
+    "kind",
+    source="fields 161 to 163",
+    otel="hw.errors",
+)
+NVIDIA_GPU_NVLINK_LINKS = _gpu(
+    "nvidia_gpu_nvlink_links",
+    "gauge",
+    "NVLinks of the GPU that are up, and that are down.",
+    "state",
+    source="nvmlDeviceGetNvLinkState",
+)
+NVIDIA_GPU_SM_ACTIVE_SECONDS_TOTAL = _gpu(
+    "nvidia_gpu_sm_active_seconds_total",
+    "counter",
+    "SM activity summed over time: its rate is the share of SMs at work, 0 to 1, over any window.",
+    unit="seconds",
+    source="GPM 2",
+)
+NVIDIA_GPU_TENSOR_ACTIVE_SECONDS_TOTAL = _gpu(
+    "nvidia_gpu_tensor_active_seconds_total",
+    "counter",
+    "Tensor core activity summed over time; its rate is the share, 0 to 1.",
+    unit="seconds",
+    source="GPM 5",
+)
+NVIDIA_GPU_DRAM_ACTIVE_SECONDS_TOTAL = _gpu(
+    "nvidia_gpu_dram_active_seconds_total",
+    "counter",
+    "Use of the memory's bandwidth summed over time; its rate is the share, 0 to 1.",
+    unit="seconds",
+    source="GPM 10",
+)
+NVIDIA_GPU_SM_OCCUPANCY_SECONDS_TOTAL = _gpu(
+    "nvidia_gpu_sm_occupancy_seconds_total",
+    "counter",
+    "Resident warps over the most possible, summed over time; its rate is the share, 0 to 1.",
+    unit="seconds",
+    source="GPM 3",
+)
+NVIDIA_GPU_PIPE_ACTIVE_SECONDS_TOTAL = _gpu(
+    "nvidia_gpu_pipe_active_seconds_total",
+    "counter",
+    "Activity of the pipes that are no tensor cores, summed over time; its rate is the share, 0 to 1.",
+    "pipe",
+    unit="seconds",
+    source="GPM 11, 12, 13, 4",
+)
+NVIDIA_GPU_PROCESS_MEMORY_BYTES = _gpu(
+    "nvidia_gpu_process_memory_bytes",
+    "gauge",
+    "Device memory of the ranks that run here, by run and rank; of all other processes together with run and "
+    "rank empty.",
+    "run",
+    "rank",
+    unit="bytes",
+    source="nvmlDeviceGetComputeRunningProcesses_v3",
+)
+NVIDIA_GPU_RECOVERY_ACTION = _gpu(
+    "nvidia_gpu_recovery_action",
+    "gauge",
+    "What the driver asks for: 0 nothing, 1 reset of the GPU, 2 reboot of the node, 3 drain of P2P traffic, "
+    "4 drain and reset, 5 recovery of the IMEX domain, 6 reset of the bus, 7 reboot of the system.",
+    source="field 230",
+)
+NVIDIA_GPU_MIG_MEMORY_USED_BYTES = _mig(
+    "nvidia_gpu_mig_memory_used_bytes",
+    "gauge",
+    "Memory of the MIG instance in use.",
+    unit="bytes",
+    source="nvmlDeviceGetMemoryInfo_v2",
+)
+NVIDIA_GPU_MIG_MEMORY_TOTAL_BYTES = _mig(
+    "nvidia_gpu_mig_memory_total_bytes",
+    "gauge",
+    "Memory of the MIG instance.",
+    unit="bytes",
+    source="nvmlDeviceGetMemoryInfo_v2",
+)
+NVIDIA_GPU_MIG_SM_ACTIVE_SECONDS_TOTAL = _mig(
+    "nvidia_gpu_mig_sm_active_seconds_total",
+    "counter",
+    "As nvidia_gpu_sm_active_seconds_total, of the instance's own SMs.",
+    unit="seconds",
+    source="GPM 2",
+)
+NVIDIA_GPU_MIG_TENSOR_ACTIVE_SECONDS_TOTAL = _mig(
+    "nvidia_gpu_mig_tensor_active_seconds_total",
+    "counter",
+    "As nvidia_gpu_tensor_active_seconds_total, of the instance's own tensor cores.",
+    unit="seconds",
+    source="GPM 5",
+)
+NVIDIA_GPU_MIG_DRAM_ACTIVE_SECONDS_TOTAL = _mig(
+    "nvidia_gpu_mig_dram_active_seconds_total",
+    "counter",
+    "As nvidia_gpu_dram_active_seconds_total, of the instance's own share of the memory.",
+    unit="seconds",
+    source="GPM 10",
+)
+NVIDIA_GPU_METRIC_UNSUPPORTED = _gpu(
+    "nvidia_gpu_metric_unsupported",
+    "gauge",
+    "1 for a metric that this GPU does not give, or not whole, by reason: not_supported, no_permission, "
+    "function_not_found (an older driver), pid_namespace (processes of others are hidden), failed.",
+    "metric",
+    "reason",
+    source="NVML's error codes",
 )
 
 COLLECTOR_SUCCESS = _service(

@@ -66,10 +66,13 @@ class Runner:
         self,
         collector: Collector,
         *,
+        said: set[str] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        """`said` holds the errors in the log now, shared by collectors of one source: each is told once."""
         self.collector = collector
+        self._said = set() if said is None else said
         self._monotonic = monotonic
         self._wall = wall
         self._stop = threading.Event()
@@ -82,6 +85,10 @@ class Runner:
 
     def start(self) -> None:
         self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        """Let the round that is going on be the last; does not wait for it."""
+        self._stop.set()
 
     def stop(self, timeout_seconds: float = 2.0) -> None:
         """Ask the thread to end, and close the collector; one that hangs in its source is left behind."""
@@ -166,8 +173,20 @@ class Runner:
     def _log(self, error: str | None) -> None:
         if error == self._logged_error:
             return
-        if error:
+        if self._logged_error is not None:
+            self._said.discard(self._logged_error)
+        if error is not None and error not in self._said:
+            self._said.add(error)
             logger.warning("collector %s: %s", self.collector.name, error)
-        elif self._logged_error:
+        elif error is None:
             logger.info("collector %s: works again", self.collector.name)
         self._logged_error = error
+
+
+def stop_all(runners: Sequence[Runner], timeout_seconds: float = 2.0) -> None:
+    """Stop them at once, so that several which hang take no longer than one."""
+    for runner in runners:
+        runner.ask_to_stop()
+    deadline = time.monotonic() + timeout_seconds
+    for runner in runners:
+        runner.stop(max(0.0, deadline - time.monotonic()))

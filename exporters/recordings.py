@@ -16,9 +16,11 @@ from exporters.followed import CLOCK_WAS_SET_SECONDS, Endings, Followed, file_at
 from exporters.runs import (
     RUN_STATES,
     Observation,
+    RankProcess,
     RunStatus,
     of_newest_attempt,
     peak_flops,
+    rank_process,
     run_status,
 )
 from trainer_hooks import recording
@@ -37,7 +39,10 @@ _NEW_RECORDINGS_SECONDS = 3.0  # of a round's deadline
 
 
 class RecordingsCollector:
-    """Follows every recording below some directories; `runs` are the newest look's, newest start first."""
+    """Follows every recording below some directories.
+
+    Of the newest look: `runs`, newest start first, and `processes`, the ranks that live.
+    """
 
     name = "recordings"
     interval_seconds = 1.0
@@ -53,6 +58,7 @@ class RecordingsCollector:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.runs: tuple[RunStatus, ...] = ()
+        self.processes: tuple[RankProcess, ...] = ()
         self._directories = directories
         self._stall_after_seconds = stall_after_seconds
         self._endings = last_seen or Endings()
@@ -76,6 +82,9 @@ class RecordingsCollector:
         statuses = {run: run_status(ranks, self._stall_after_seconds) for run, ranks in by_run.items()}
         newest_first = sorted(statuses.values(), key=lambda status: status.started_at, reverse=True)
         self.runs = tuple(newest_first)
+        self.processes = tuple(
+            rank_process(rank) for ranks in by_run.values() for rank in of_newest_attempt(ranks) if rank.alive
+        )
         details: Counter[str] = Counter(full=0, lifecycle=0, hidden=0)
         # A long training is not hidden by the many short ones that came and went beside it.
         for status in sorted(newest_first, key=lambda status: status.ended_at is not None):
@@ -291,7 +300,8 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
         Histogram(_cumulative(live.step_duration_counts), live.step_duration_sum_ns / 1e9),
     )
     # A rank's devices are no fact of the run; `run` and `attempt` are said otherwise.
-    info = {key: value for key, value in sorted(status.info.items()) if key not in {*run, "gpu_uuid"}}
+    of_ranks = {*run, "gpu_uuid", "cuda_visible_devices"}
+    info = {key: value for key, value in sorted(status.info.items()) if key not in of_ranks}
     yield Sample(catalog.TRAINING_RUN_INFO, {**run, **info, "attempt": str(status.attempt)}, 1)
     for slot, value in enumerate(live.scalars):
         name = observation.scalar_names.get(slot)

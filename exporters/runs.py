@@ -109,6 +109,39 @@ class Observation:
         return self.info.get("loss_kind") == "cross_entropy"
 
 
+class RankProcess(NamedTuple):
+    """The process of a living rank, and which GPUs it says it uses: uuids, and CUDA_VISIBLE_DEVICES."""
+
+    run: str
+    rank: int
+    local_rank: int
+    pid: int
+    pid_namespace: int
+    gpu_uuids: tuple[str, ...]
+    visible_devices: tuple[str, ...]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"run": self.run, "rank": str(self.rank)}
+
+
+def rank_process(observation: Observation) -> RankProcess:
+    static, info = observation.static, observation.info
+    return RankProcess(
+        static.run,
+        static.rank,
+        static.local_rank,
+        static.pid,
+        static.pid_namespace,
+        _listed(info.get("gpu_uuid", "")),
+        _listed(info.get("cuda_visible_devices", "")),
+    )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in text.split(",") if each.strip())
+
+
 def rank_state(observation: Observation, stall_after_seconds: float) -> State:
     """The state of one rank's newest attempt."""
     if observation.alive:

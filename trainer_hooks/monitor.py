@@ -226,6 +226,10 @@ class Monitor(Totals):
         atexit.register(self._at_exit)
         if taken_over is None:
             self.event("start", pid=static.pid, attempt=recorder.attempt)
+            # Which GPU that is, the service can find out where torch does not tell, or not yet.
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            if visible:
+                self.event("info", cuda_visible_devices=visible[:1024])
             self.guard(_prune, folder)
         else:
             self.describe(**info)

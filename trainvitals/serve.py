@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import enum
+import functools
 import logging
 import signal
 import socket
 import sqlite3
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -15,15 +18,29 @@ import typer
 import uvicorn
 
 from exporters.api import LOCAL_HOSTS, create_app
-from exporters.collector import Collector, Runner
-from exporters.gpu import GpuCollector
+from exporters.collector import Collector, Runner, Sample, stop_all
+from exporters.gpu.dcgm import VideoCollector, dcgm_samples
+from exporters.gpu.node import Gpus, NvmlGpus, Ranks
+from exporters.gpu.simulated import SimulatedGpus, parse_simulation
 from exporters.history import History
 from exporters.recordings import RecordingsCollector
-from exporters.simulated_gpu import SimulatedGpuCollector
+from exporters.runs import RankProcess
 from trainer_hooks import directory
 from trainvitals.listen import DEFAULT_LISTEN, Address, in_url, parse_listen
 
 app = typer.Typer(add_completion=False)
+
+
+class Only(enum.StrEnum):
+    """A part of the service that can run alone."""
+
+    gpu = "gpu"
+
+
+class Compat(enum.StrEnum):
+    """Whose metric names are published beside ours."""
+
+    dcgm = "dcgm"
 
 
 @app.command()
@@ -35,9 +52,13 @@ def serve(
         Path | None, typer.Option(help="Where the recordings are. Default: every usual place.")
     ] = None,
     state: Annotated[Path | None, typer.Option(help="The service's own database.")] = None,
+    only: Annotated[Only | None, typer.Option(help="Publish GPUs only: no recordings, no database.")] = None,
+    compat: Annotated[
+        Compat | None, typer.Option(help="Publish the names of dcgm-exporter beside ours.")
+    ] = None,
     simulate_gpus: Annotated[
-        int, typer.Option(min=0, max=64, help="For demonstrations: GPUs that are not there.")
-    ] = 0,
+        str, typer.Option(metavar="N[:SCENARIO]", help="For demonstrations: GPUs that are not there.")
+    ] = "0",
     stall_after: Annotated[
         float, typer.Option(min=1, help="Seconds without progress until a run is stalled.")
     ] = 1800,
@@ -45,24 +66,32 @@ def serve(
     """Turn what the hooks record, and what the GPUs say, into metrics and an API."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
+        simulation = parse_simulation(simulate_gpus)
         listener = _bind(parse_listen(listen))
     except ValueError as error:
         _stop(str(error))
-    database = state or directory.state_directory() / "history.db"
-    try:
-        history = History(database)
-    except (OSError, sqlite3.Error) as error:
-        _stop(f"the database {database} cannot be opened ({error}); choose another with --state PATH")
-    recordings = RecordingsCollector(
-        [dir] if dir else directory.candidates(), stall_after_seconds=stall_after, last_seen=history
-    )
-    gpus: Collector = SimulatedGpuCollector(simulate_gpus) if simulate_gpus else GpuCollector()
-    runners = [Runner(recordings), Runner(gpus)]
+    history: History | None = None
+    recordings: RecordingsCollector | None = None
+    ranks: Ranks = tuple
+    if only is None:
+        history = _open_history(state or directory.state_directory() / "history.db")
+        recordings = RecordingsCollector(
+            [dir] if dir else directory.candidates(), stall_after_seconds=stall_after, last_seen=history
+        )
+        ranks = functools.partial(_living, recordings)
+    more = [VideoCollector] if compat is Compat.dcgm else []
+    gpus: Gpus = SimulatedGpus(simulation, ranks) if simulation.count else NvmlGpus(ranks, more=more)
+    of_recordings: list[Collector] = [recordings] if recordings else []
+    said: set[str] = set()
+    runners = [Runner(each, said=said) for each in (*of_recordings, *gpus.collectors)]
     for runner in runners:
         runner.start()
     address = Address(*listener.getsockname()[:2])
     print(f"trainvitals: http://{address}", flush=True)
-    application = create_app(recordings, runners, history, [*LOCAL_HOSTS, in_url(address.host)])
+    application = create_app(
+        *(recordings, runners, history, gpus, [*LOCAL_HOSTS, in_url(address.host)]),
+        finish=functools.partial(_with_names_of_dcgm, gpus) if compat is Compat.dcgm else iter,
+    )
     config = uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=2)
     # uvicorn stops in order and then raises the signal again for whoever was there before it.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -70,9 +99,25 @@ def serve(
     try:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
-        for runner in runners:
-            runner.stop()
-        history.close()
+        stop_all(runners)
+        gpus.close()
+        if history is not None:
+            history.close()
+
+
+def _open_history(database: Path) -> History:
+    try:
+        return History(database)
+    except (OSError, sqlite3.Error) as error:
+        _stop(f"the database {database} cannot be opened ({error}); choose another with --state PATH")
+
+
+def _living(recordings: RecordingsCollector) -> Sequence[RankProcess]:
+    return recordings.processes
+
+
+def _with_names_of_dcgm(gpus: Gpus, samples: Iterable[Sample]) -> Iterable[Sample]:
+    return dcgm_samples(samples, gpus.windows, socket.gethostname())
 
 
 def _end_well(number: int, frame: FrameType | None) -> NoReturn:

@@ -34,10 +34,11 @@ class Stack:
     """Service, Prometheus and Alertmanager, living as long as the `with` block.
 
     Everything they write is below `directory`; `recordings` in it is where trainings are to record. Scrape
-    and evaluation intervals are a second. Entering raises ChildError.
+    and evaluation intervals are a second. `simulate_gpus` is what `trainvitals serve` takes: `1:xid79` for
+    example, `0` for the real ones. Entering raises ChildError.
     """
 
-    def __init__(self, directory: Path, thresholds: Thresholds, *, simulate_gpus: int = 0) -> None:
+    def __init__(self, directory: Path, thresholds: Thresholds, *, simulate_gpus: str = "0") -> None:
         self.recordings = directory / "recordings"
         self.service_url = self.prometheus_url = self.alertmanager_url = ""
         self._directory = directory
@@ -119,7 +120,7 @@ class Stack:
             lambda address: [
                 *(sys.executable, "-m", "trainvitals", "serve", "--listen", address),
                 *("--dir", str(self.recordings), "--state", str(self._directory / "history.db")),
-                *("--simulate-gpus", str(self._simulate_gpus)),
+                *("--simulate-gpus", self._simulate_gpus),
                 *("--stall-after", str(self._thresholds.stall_seconds)),
             ],
             ready_path="/ready",

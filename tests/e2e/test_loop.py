@@ -27,7 +27,7 @@ ORIGIN_EXPRESSIONS = [rule["expr"] for group in ORIGIN_RULES["groups"] for rule 
 def stack(tmp_path_factory: pytest.TempPathFactory, conversations: Path) -> Iterator[Stack]:
     """The local stack after a training, whose last values Prometheus has seen."""
     folder = tmp_path_factory.mktemp("stack")
-    with Stack(folder, Thresholds(), simulate_gpus=1) as stack:
+    with Stack(folder, Thresholds(), simulate_gpus="1") as stack:
         training = stack.start(
             "training",
             *(sys.executable, "-m", "trainvitals", "train", "--run", RUN, "--max-steps", str(STEPS)),

@@ -1,4 +1,4 @@
-"""A collector over the recordings in a test's folder, and the clocks it goes by."""
+"""A collector over the recordings in a test's folder, the clocks it goes by, and the double of NVML."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from exporters.recordings import RecordingsCollector
+from tests import fake_nvml
+from tests.exporters.gpu import double
 from tests.exporters.looks import Clocks, Look
+from tests.fake_nvml import Machine
 
 
 @pytest.fixture
@@ -28,3 +31,16 @@ def collector(tmp_path: Path, clocks: Clocks) -> Iterator[RecordingsCollector]:
 @pytest.fixture
 def look(collector: RecordingsCollector) -> Look:
     return lambda: list(collector.collect())
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The C double of libnvidia-ml.so.1, built once a process."""
+    return fake_nvml.build(tmp_path_factory.mktemp("fake_nvml"))
+
+
+@pytest.fixture
+def machine(library: Path, tmp_path: Path) -> Iterator[Machine]:
+    """A machine with two GPUs, the double in the library's place for one test."""
+    with double.machine(library, tmp_path / "control") as scenario:
+        yield scenario

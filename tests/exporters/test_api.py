@@ -18,9 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_cla
 import trainer_hooks
 from exporters.api import MOST_BODY_BYTES, create_app
 from exporters.collector import Runner, Sample
+from exporters.gpu.node import NvmlGpus
+from exporters.gpu.simulated import SimulatedGpus, Simulation
 from exporters.history import History
 from exporters.recordings import RecordingsCollector
 from tests.exporters.trainers import set_slot, small_recording
+from tests.fake_nvml import Machine
 from trainer_hooks.monitor import Monitor
 from trainer_hooks.recording import FINISHED
 
@@ -36,15 +39,18 @@ class Service:
         self.history = History(directory / "history.db")
         collector = RecordingsCollector([self.directory], last_seen=self.history)
         self.runner = Runner(collector)
-        self.app = create_app(collector, [self.runner], self.history)
+        self.gpus = SimulatedGpus(Simulation(2), lambda: collector.processes)
+        self.gpu_runner = Runner(self.gpus)
+        self.app = create_app(collector, [self.runner, self.gpu_runner], self.history, self.gpus)
         self.client = self.client_of("http://127.0.0.1:8003")
 
     def client_of(self, url: str) -> TestClient:
         return TestClient(self.app, base_url=url, raise_server_exceptions=False)
 
     def look(self) -> None:
-        self.runner.run_once()
-        assert self.runner.error is None
+        for runner in (self.runner, self.gpu_runner):
+            runner.run_once()
+            assert runner.error is None
 
     def close(self) -> None:
         self.runner.stop()
@@ -104,7 +110,10 @@ def test_health_tells_the_version(service: Service) -> None:
 
 def test_the_service_is_ready_once_every_collector_has_looked(service: Service) -> None:
     before = service.client.get("/ready")
-    assert (before.status_code, before.json()) == (503, {"ready": False, "waiting_for": ["recordings"]})
+    assert (before.status_code, before.json()) == (
+        503,
+        {"ready": False, "waiting_for": ["recordings", "gpu"]},
+    )
 
     service.look()
 
@@ -153,7 +162,7 @@ def test_a_scrape_does_not_wait_for_a_collector_that_hangs(service: Service, tmp
     hanging = HangingCollector()
     stuck = Runner(hanging)
     stuck.start()
-    app = create_app(RecordingsCollector([]), [service.runner, stuck], service.history)
+    app = create_app(RecordingsCollector([]), [service.runner, stuck], service.history, service.gpus)
     client = TestClient(app, base_url="http://localhost")
     client.get("/health")
 
@@ -497,5 +506,92 @@ def test_the_api_describes_itself(service: Service) -> None:
         "/api/v1/runs",
         "/api/v1/runs/{run}",
         "/api/v1/alerts",
+        "/api/v1/gpus",
+        "/api/v1/gpus/release",
     }
     assert description["info"] == {"title": "trainvitals", "version": trainer_hooks.__version__}
+
+
+def test_gpus_are_told_with_the_ranks_on_them_and_the_last_window(service: Service) -> None:
+    small_recording(service.directory, "a-run")
+    service.look()
+
+    first, second = service.client.get("/api/v1/gpus").json()["gpus"]
+
+    assert (first["gpu"], first["uuid"], first["up"]) == (0, "SIMULATED-0", True)
+    assert first["ranks"] == [{"run": "a-run", "rank": 0}]
+    assert 0 < first["tensor_active_ratio"] < 1
+    assert second["ranks"] == []
+
+
+def test_simulated_gpus_have_no_driver_to_let_go_of(service: Service) -> None:
+    for answer in (
+        service.client.post("/api/v1/gpus/release", json={"seconds": 5}),
+        service.client.request("DELETE", "/api/v1/gpus/release"),
+    ):
+        assert (answer.status_code, answer.json()["detail"]) == (
+            409,
+            "these GPUs are simulated: no driver is held",
+        )
+
+
+class NodeOfGpus:
+    """The application over GPUs of the double only, without threads."""
+
+    def __init__(self) -> None:
+        self.gpus = NvmlGpus()
+        self.runners = [Runner(each) for each in self.gpus.collectors]
+        app = create_app(None, self.runners, None, self.gpus)
+        self.client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+
+    def look(self) -> list[str | None]:
+        """One round of each; the errors."""
+        for runner in self.runners:
+            runner.run_once()
+        return [runner.error for runner in self.runners]
+
+
+def test_nvml_is_released_for_a_reload_of_the_driver_and_taken_up_again(machine: Machine) -> None:
+    node = NodeOfGpus()
+    assert node.look() == [None] * len(node.runners)
+    assert "nvidia_gpu_up" in node.client.get("/metrics").text
+
+    answer = node.client.post("/api/v1/gpus/release", json={"seconds": 600})
+
+    assert answer.json() == {"closed": True, "seconds_left": pytest.approx(600, abs=5)}
+    assert node.look() == ["NVML is released; it is taken up again by itself"] * len(node.runners)
+    assert "nvidia_gpu_up" not in node.client.get("/metrics").text
+    assert node.client.delete("/api/v1/gpus/release").json() == {"closed": False, "seconds_left": 0.0}
+    assert node.look() == [None] * len(node.runners)
+    assert len(node.client.get("/api/v1/gpus").json()["gpus"]) == 2
+    node.gpus.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"host": "evil.example"}, {"seconds": 5}, 403),
+        ({"content-type": "text/plain"}, {"seconds": 5}, 415),
+        ({}, {"seconds": 0}, 422),
+        ({}, {"seconds": 3601}, 422),
+        ({}, {}, 422),
+    ],
+)
+def test_a_release_is_taken_from_nobody_else_and_for_an_hour_at_most(
+    machine: Machine, headers: dict[str, str], body: dict[str, float], status: int
+) -> None:
+    node = NodeOfGpus()
+    node.look()
+
+    answer = node.client.post("/api/v1/gpus/release", json=body, headers=headers)
+
+    assert answer.status_code == status
+    assert node.look() == [None] * len(node.runners)
+    node.gpus.close()
+
+
+def test_without_recordings_there_are_gpus_only(machine: Machine) -> None:
+    paths = NodeOfGpus().client.get("/openapi.json").json()["paths"].keys()
+
+    assert {"/metrics", "/api/v1/gpus"} <= paths
+    assert not {"/api/v1/runs", "/api/v1/alerts"} & paths

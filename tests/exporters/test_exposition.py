@@ -17,8 +17,8 @@ from exporters import catalog
 from exporters.catalog import CATALOG, Metric
 from exporters.collector import Histogram, Runner, Sample
 from exporters.exposition import gather, render
+from exporters.gpu.simulated import SimulatedGpus, Simulation
 from exporters.recordings import RecordingsCollector
-from exporters.simulated_gpu import SimulatedGpuCollector
 from tests.exporters.looks import Series
 from tests.exporters.trainers import small_recording
 from trainer_hooks.monitor import Monitor
@@ -41,7 +41,7 @@ def page(tmp_path: Path) -> Iterator[list[Sample]]:
         pass
     small_recording(tmp_path, "fresh", info={"a key": 'back\\slash "quoted"\nline'})
     Monitor(run="failed", rank=0, world_size=1, directory=tmp_path).fail(ValueError())
-    runners = [Runner(RecordingsCollector([tmp_path])), Runner(SimulatedGpuCollector(2))]
+    runners = [Runner(RecordingsCollector([tmp_path])), Runner(SimulatedGpus(Simulation(2)))]
     for runner in runners:
         runner.run_once()
     yield list(gather(runners))

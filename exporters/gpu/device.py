@@ -1,0 +1,209 @@
+"""What a GPU does: whether it answers, its memory, utilization, power, temperature, clocks, bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import pynvml
+
+from exporters import catalog
+from exporters.catalog import Metric
+from exporters.collector import Sample
+from exporters.gpu.nvml import (
+    ALL_LINKS,
+    Device,
+    Field,
+    GpuLostError,
+    Nvml,
+    Reading,
+    Session,
+    Unwrapped,
+    call,
+    code_of,
+    fields,
+)
+
+MIG_MODES = {pynvml.NVML_DEVICE_MIG_DISABLE: "disabled", pynvml.NVML_DEVICE_MIG_ENABLE: "enabled"}
+_INFO = ("name", "driver_version", "vbios", "pci_bus_id", "serial")
+_MEMORY = (
+    catalog.NVIDIA_GPU_MEMORY_USED_BYTES,
+    catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES,
+    catalog.NVIDIA_GPU_MEMORY_RESERVED_BYTES,
+)
+_UTILIZATION = (
+    catalog.NVIDIA_GPU_UTILIZATION_PERCENT,
+    catalog.NVIDIA_GPU_MEMORY_CONTROLLER_ACTIVE_PERCENT,
+)
+
+
+class _FieldMetric(NamedTuple):
+    """A metric whose value times `factor` is the first of these fields (ids of nvml.h) that a GPU has."""
+
+    metric: Metric
+    ids: tuple[int, ...]
+    factor: float = 1.0
+    labels: Mapping[str, str] = {}
+    scope: int = 0
+
+
+_THERMAL = _FieldMetric(catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL, (75,), 1e-9, {"reason": "thermal"})
+_THROTTLE = tuple(
+    _FieldMetric(catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL, (field,), 1e-9, {"reason": reason})
+    for reason, field in {
+        "sw_power_cap": 74,
+        "sync_boost": 76,
+        "board_limit": 77,
+        "reliability": 79,
+        "sw_thermal": 269,
+        "hw_thermal": 270,
+        "hw_power_brake": 271,
+    }.items()
+)
+_FIELDS = (
+    _FieldMetric(catalog.NVIDIA_GPU_POWER_WATTS, (186, 185), 1e-3),
+    _FieldMetric(catalog.NVIDIA_GPU_ENERGY_JOULES_TOTAL, (83,), 1e-3),
+    _FieldMetric(catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS, (82,), labels={"sensor": "memory"}),
+    _FieldMetric(catalog.NVIDIA_GPU_PCIE_TRANSMIT_BYTES_TOTAL, (197,)),
+    _FieldMetric(catalog.NVIDIA_GPU_PCIE_RECEIVE_BYTES_TOTAL, (198,)),
+    _FieldMetric(catalog.NVIDIA_GPU_PCIE_REPLAYS_TOTAL, (94,)),
+    _FieldMetric(catalog.NVIDIA_GPU_NVLINK_TRANSMIT_BYTES_TOTAL, (138,), 1024, scope=ALL_LINKS),
+    _FieldMetric(catalog.NVIDIA_GPU_NVLINK_RECEIVE_BYTES_TOTAL, (139,), 1024, scope=ALL_LINKS),
+    *_THROTTLE,
+)
+_WANTED = [(field, each.scope) for each in (*_FIELDS, _THERMAL) for field in each.ids]
+
+
+class DeviceCollector:
+    """Reads every GPU of this node; of a GPU that is lost it keeps saying who it was, and that it is down.
+
+    `throttled` are the reasons for which clocks were held down in the last round, by uuid.
+    """
+
+    name = "gpu"
+    interval_seconds = 5.0
+    deadline_seconds = 10.0
+
+    def __init__(self, nvml: Nvml) -> None:
+        self.throttled: dict[str, tuple[str, ...]] = {}
+        self._nvml = nvml
+        self._seen: dict[str, tuple[Device, str | None]] = {}
+        self._throttle_seconds: dict[str, dict[str, float]] = {}
+        self._counters = Unwrapped()
+
+    def collect(self) -> list[Sample]:
+        """Raises NvmlUnavailableError when there is no library, no driver, or no access to it."""
+        with self._nvml.session() as session:
+            answering: dict[str, list[Sample]] = {}
+            for device in session.devices():
+                try:
+                    samples, mig_mode = self._read(session, device)
+                except GpuLostError:
+                    continue
+                answering[device.uuid] = samples
+                self._note_throttling(device.uuid, samples)
+                self._seen[device.uuid] = device, mig_mode
+            samples = [Sample(catalog.NVIDIA_GPU_DEVICES, {}, float(session.count))]
+        for device, mig_mode in sorted(self._seen.values(), key=lambda seen: seen[0].index):
+            samples.append(_info(device, mig_mode))
+            samples.append(
+                Sample(catalog.NVIDIA_GPU_UP, device.labels, float(device.uuid in answering)),
+            )
+            samples.extend(answering.get(device.uuid, ()))
+        return samples
+
+    def close(self) -> None:
+        """Nothing to end: the session is the other collectors' too."""
+
+    def _note_throttling(self, uuid: str, samples: Iterable[Sample]) -> None:
+        seconds = {
+            sample.labels["reason"]: sample.value
+            for sample in samples
+            if sample.metric is catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL and isinstance(sample.value, float)
+        }
+        before = self._throttle_seconds.get(uuid, seconds)
+        self._throttle_seconds[uuid] = seconds
+        self.throttled[uuid] = tuple(
+            reason for reason, now in seconds.items() if now > before.get(reason, now)
+        )
+
+    def _read(self, session: Session, device: Device) -> tuple[list[Sample], str | None]:
+        """Its samples, and whether MIG is on; raises GpuLostError."""
+        reading, handle = Reading(device), device.handle
+        memory = reading.ask(_MEMORY, pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+        if memory is not None:
+            reading.add(catalog.NVIDIA_GPU_MEMORY_USED_BYTES, memory.used)
+            reading.add(catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES, memory.total)
+            reading.add(catalog.NVIDIA_GPU_MEMORY_RESERVED_BYTES, memory.reserved)
+        utilization = reading.ask(_UTILIZATION, pynvml.nvmlDeviceGetUtilizationRates, handle)
+        if utilization is not None:
+            reading.add(catalog.NVIDIA_GPU_UTILIZATION_PERCENT, utilization.gpu)
+            reading.add(catalog.NVIDIA_GPU_MEMORY_CONTROLLER_ACTIVE_PERCENT, utilization.memory)
+        if memory is None and utilization is None and _all_unknown(reading):
+            # One call may say "unknown error" of itself; a device that says nothing else is gone.
+            raise GpuLostError
+        temperature = catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS
+        degrees = reading.ask(
+            temperature, pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU
+        )
+        reading.add(temperature, degrees, sensor="gpu")
+        for domain, clock in (("sm", pynvml.NVML_CLOCK_SM), ("memory", pynvml.NVML_CLOCK_MEM)):
+            megahertz = reading.ask(
+                catalog.NVIDIA_GPU_CLOCK_HERTZ, pynvml.nvmlDeviceGetClockInfo, handle, clock
+            )
+            if megahertz is not None:
+                reading.add(catalog.NVIDIA_GPU_CLOCK_HERTZ, megahertz * 1e6, domain=domain)
+        self._read_fields(session, reading)
+        # MIG can be switched on a Hopper GPU while it is in use, so it is read anew each time.
+        mig = reading.ask((), pynvml.nvmlDeviceGetMigMode, handle)
+        return [*reading.samples, *reading.unsupported()], MIG_MODES.get(mig[0]) if mig else None
+
+    def _read_fields(self, session: Session, reading: Reading) -> None:
+        try:
+            answers = fields(reading.device, _WANTED)
+        except pynvml.NVMLError as error:
+            code = code_of(error)
+            answers = {key: Field(0, code, 64) for key in _WANTED}
+
+        def add(wanted: _FieldMetric) -> bool:
+            found = [answers[field, wanted.scope] for field in wanted.ids]
+            known = next((each for each in found if each.code == pynvml.NVML_SUCCESS), None)
+            if known is None:
+                return False
+            value = known.value
+            if wanted.metric.kind == "counter":
+                key = reading.device.uuid, wanted.metric.name, *wanted.labels.values()
+                value = self._counters.take(key, value, known.bits, session.number)
+            reading.add(wanted.metric, value * wanted.factor, **wanted.labels)
+            return True
+
+        for wanted in _FIELDS:
+            if not add(wanted):
+                if wanted.metric is catalog.NVIDIA_GPU_POWER_WATTS and _read_power(reading):
+                    continue
+                reading.note(wanted.metric, answers[wanted.ids[0], wanted.scope].code)
+        reasons = {sample.labels.get("reason") for sample in reading.samples}
+        if not {"sw_thermal", "hw_thermal"} & reasons:
+            add(_THERMAL)
+
+
+def _read_power(reading: Reading) -> bool:
+    """Of a driver that has no field for it; true when it told."""
+    try:
+        milliwatts = call(pynvml.nvmlDeviceGetPowerUsage, reading.device.handle)
+    except pynvml.NVMLError as error:
+        code_of(error)
+        return False
+    reading.add(catalog.NVIDIA_GPU_POWER_WATTS, milliwatts * 1e-3)
+    return True
+
+
+def _info(device: Device, mig_mode: str | None) -> Sample:
+    known = {label: value for label in _INFO if (value := getattr(device, label))}
+    if mig_mode is not None:
+        known["mig_mode"] = mig_mode
+    return Sample(catalog.NVIDIA_GPU_INFO, {**device.labels, **known}, 1.0)
+
+
+def _all_unknown(reading: Reading) -> bool:
+    return pynvml.NVML_ERROR_UNKNOWN in reading.missing.values()

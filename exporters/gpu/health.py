@@ -1,0 +1,139 @@
+"""Whether a GPU is sound: memory errors, replaced rows, links, limits, and what the driver asks for.
+
+These change rarely and take many calls, so they are read at a slower pace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pynvml
+
+from exporters import catalog
+from exporters.catalog import Metric
+from exporters.collector import Sample
+from exporters.gpu.nvml import (
+    ALL_LINKS,
+    Field,
+    GpuLostError,
+    Nvml,
+    Reading,
+    call,
+    code_of,
+    fields,
+    raise_if_lost,
+)
+
+_ECC = {
+    "corrected": pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED,
+    "uncorrected": pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+}
+_CLOCKS = {"sm": pynvml.NVML_CLOCK_SM, "memory": pynvml.NVML_CLOCK_MEM}
+_LIMITS = {
+    "slowdown": pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN,
+    "shutdown": pynvml.NVML_TEMPERATURE_THRESHOLD_SHUTDOWN,
+}
+_LINK_NUMBERS: tuple[tuple[Metric, Callable[..., Any]], ...] = (
+    (catalog.NVIDIA_GPU_PCIE_LINK_GENERATION, pynvml.nvmlDeviceGetCurrPcieLinkGeneration),
+    (catalog.NVIDIA_GPU_PCIE_LINK_GENERATION_MAX, pynvml.nvmlDeviceGetMaxPcieLinkGeneration),
+    (catalog.NVIDIA_GPU_PCIE_LINK_WIDTH, pynvml.nvmlDeviceGetCurrPcieLinkWidth),
+    (catalog.NVIDIA_GPU_PCIE_LINK_WIDTH_MAX, pynvml.nvmlDeviceGetMaxPcieLinkWidth),
+)
+# Metric, labels, field of nvml.h, scope.
+_FIELDS: tuple[tuple[Metric, dict[str, str], int, int], ...] = (
+    (catalog.NVIDIA_GPU_REMAPPED_ROWS, {"cause": "corrected"}, 142, 0),
+    (catalog.NVIDIA_GPU_REMAPPED_ROWS, {"cause": "uncorrected"}, 143, 0),
+    (catalog.NVIDIA_GPU_ROW_REMAP_PENDING, {}, 144, 0),
+    (catalog.NVIDIA_GPU_ROW_REMAP_FAILED, {}, 145, 0),
+    (catalog.NVIDIA_GPU_RECOVERY_ACTION, {}, 230, 0),
+    (catalog.NVIDIA_GPU_NVLINK_ERRORS_TOTAL, {"kind": "replay"}, 161, ALL_LINKS),
+    (catalog.NVIDIA_GPU_NVLINK_ERRORS_TOTAL, {"kind": "recovery"}, 162, ALL_LINKS),
+    (catalog.NVIDIA_GPU_NVLINK_ERRORS_TOTAL, {"kind": "crc"}, 163, ALL_LINKS),
+)
+
+
+class HealthCollector:
+    """Reads what changes rarely of every GPU; one that is lost has none of it."""
+
+    name = "gpu_health"
+    interval_seconds = 30.0
+    deadline_seconds = 30.0
+
+    def __init__(self, nvml: Nvml) -> None:
+        self._nvml = nvml
+
+    def collect(self) -> list[Sample]:
+        """Raises NvmlUnavailableError when there is no library, no driver, or no access to it."""
+        samples: list[Sample] = []
+        with self._nvml.session() as session:
+            for device in session.devices():
+                reading = Reading(device)
+                try:
+                    _read(reading)
+                except GpuLostError:
+                    continue
+                samples += [*reading.samples, *reading.unsupported()]
+        return samples
+
+    def close(self) -> None:
+        """Nothing to end: the session is the other collectors' too."""
+
+
+def _read(reading: Reading) -> None:
+    handle = reading.device.handle
+    for severity, kind in _ECC.items():
+        count = reading.ask(
+            catalog.NVIDIA_GPU_ECC_ERRORS_TOTAL,
+            pynvml.nvmlDeviceGetTotalEccErrors,
+            *(handle, kind, pynvml.NVML_AGGREGATE_ECC),
+        )
+        reading.add(catalog.NVIDIA_GPU_ECC_ERRORS_TOTAL, count, severity=severity)
+    for metric, function in _LINK_NUMBERS:
+        reading.add(metric, reading.ask(metric, function, handle))
+    limit = catalog.NVIDIA_GPU_POWER_LIMIT_WATTS
+    milliwatts = reading.ask(limit, pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    reading.add(limit, None if milliwatts is None else milliwatts * 1e-3)
+    for domain, clock in _CLOCKS.items():
+        metric = catalog.NVIDIA_GPU_CLOCK_MAX_HERTZ
+        megahertz = reading.ask(metric, pynvml.nvmlDeviceGetMaxClockInfo, handle, clock)
+        reading.add(metric, None if megahertz is None else megahertz * 1e6, domain=domain)
+    for name, threshold in _LIMITS.items():
+        metric = catalog.NVIDIA_GPU_TEMPERATURE_LIMIT_CELSIUS
+        degrees = reading.ask(metric, pynvml.nvmlDeviceGetTemperatureThreshold, handle, threshold)
+        reading.add(metric, degrees, limit=name)
+    _read_fields(reading)
+    _read_nvlinks(reading)
+
+
+def _read_fields(reading: Reading) -> None:
+    wanted = [(field, scope) for _, _, field, scope in _FIELDS]
+    try:
+        answers = fields(reading.device, wanted)
+    except pynvml.NVMLError as error:
+        answers = dict.fromkeys(wanted, Field(0, code_of(error), 64))
+    for metric, labels, field, scope in _FIELDS:
+        answer = answers[field, scope]
+        if answer.code == pynvml.NVML_SUCCESS:
+            reading.add(metric, answer.value, **labels)
+        else:
+            reading.note(metric, answer.code)
+
+
+def _read_nvlinks(reading: Reading) -> None:
+    """Ask link by link until NVML says that there is no such link."""
+    states = []
+    for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
+        try:
+            states.append(bool(call(pynvml.nvmlDeviceGetNvLinkState, reading.device.handle, link)))
+        except pynvml.NVMLError as error:
+            code = code_of(error)
+            raise_if_lost(code)
+            if code == pynvml.NVML_ERROR_INVALID_ARGUMENT or not states:
+                break
+    if not states:
+        known = code != pynvml.NVML_ERROR_INVALID_ARGUMENT
+        reading.note(catalog.NVIDIA_GPU_NVLINK_LINKS, code if known else pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return
+    reading.add(catalog.NVIDIA_GPU_NVLINK_LINKS, sum(states), state="up")
+    reading.add(catalog.NVIDIA_GPU_NVLINK_LINKS, len(states) - sum(states), state="down")

@@ -1,0 +1,104 @@
+"""The MIG instances of a GPU: which there are, and their memory."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import pynvml
+
+from exporters import catalog
+from exporters.collector import Sample
+from exporters.gpu.nvml import Device, GpuLostError, Nvml, Reading, call, code_of, raise_if_lost, text
+
+# The compute instance's part of a profile such as 1c.3g.40gb: the memory is that of the GPU instance.
+_OF_COMPUTE_INSTANCE = re.compile(r"^\d+c\.")
+_MEMORY = (catalog.NVIDIA_GPU_MIG_MEMORY_USED_BYTES, catalog.NVIDIA_GPU_MIG_MEMORY_TOTAL_BYTES)
+
+
+class MigInstance(NamedTuple):
+    """One MIG device: `gpu_instance` is NVML's number of its GPU instance, which may have several."""
+
+    handle: Any
+    uuid: str
+    gpu_instance: int
+    profile: str
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"mig_instance": str(self.gpu_instance), "mig_profile": self.profile}
+
+
+class MigCollector:
+    """Reads the memory of every MIG instance."""
+
+    name = "gpu_mig"
+    interval_seconds = 10.0
+    deadline_seconds = 10.0
+
+    def __init__(self, nvml: Nvml) -> None:
+        self._nvml = nvml
+
+    def collect(self) -> list[Sample]:
+        """Raises NvmlUnavailableError when there is no library, no driver, or no access to it."""
+        samples: list[Sample] = []
+        with self._nvml.session() as session:
+            for device in session.devices():
+                try:
+                    for instance in gpu_instances(mig_devices(device)):
+                        samples += _read(device, instance)
+                except GpuLostError:
+                    continue
+        return samples
+
+    def close(self) -> None:
+        """Nothing to end: the session is the other collectors' too."""
+
+
+def _read(device: Device, instance: MigInstance) -> list[Sample]:
+    reading = Reading(device, **instance.labels)
+    memory = reading.ask(_MEMORY, pynvml.nvmlDeviceGetMemoryInfo, instance.handle, pynvml.nvmlMemory_v2)
+    if memory is not None:
+        reading.add(catalog.NVIDIA_GPU_MIG_MEMORY_USED_BYTES, memory.used)
+        reading.add(catalog.NVIDIA_GPU_MIG_MEMORY_TOTAL_BYTES, memory.total)
+    return [*reading.samples, *reading.unsupported()]
+
+
+def mig_devices(device: Device) -> list[MigInstance]:
+    """Those of the GPU at this moment, none where MIG is off: it can be changed while the service runs.
+
+    Raises GpuLostError, and NVMLError when the session is over.
+    """
+    try:
+        current, _ = call(pynvml.nvmlDeviceGetMigMode, device.handle)
+        if current != pynvml.NVML_DEVICE_MIG_ENABLE:
+            return []
+        most = call(pynvml.nvmlDeviceGetMaxMigDeviceCount, device.handle)
+    except pynvml.NVMLError as error:
+        raise_if_lost(code_of(error))
+        return []
+    return [found for index in range(most) if (found := _mig_device(device, index)) is not None]
+
+
+def gpu_instances(devices: list[MigInstance]) -> list[MigInstance]:
+    """One MIG device of each GPU instance."""
+    return list({each.gpu_instance: each for each in reversed(devices)}.values())[::-1]
+
+
+def _mig_device(device: Device, index: int) -> MigInstance | None:
+    """None when there is none of this index, or it was taken away just now."""
+    try:
+        handle = call(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, device.handle, index)
+        gpu_instance = call(pynvml.nvmlDeviceGetGpuInstanceId, handle)
+        attributes = call(pynvml.nvmlDeviceGetAttributes, handle)
+    except pynvml.NVMLError as error:
+        raise_if_lost(code_of(error))
+        return None
+    uuid = text(pynvml.nvmlDeviceGetUUID, handle)
+    if uuid is None:
+        return None
+    _, is_named, profile = (text(pynvml.nvmlDeviceGetName, handle) or "").rpartition(" MIG ")
+    if not is_named:
+        gigabytes = round(attributes.memorySizeMB / 1024)
+        profile = f"{attributes.gpuInstanceSliceCount}g.{gigabytes}gb"
+    return MigInstance(handle, uuid, gpu_instance, _OF_COMPUTE_INSTANCE.sub("", profile))

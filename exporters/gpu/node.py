@@ -1,0 +1,175 @@
+"""The GPUs of this node as the service has them: their collectors, and what a person is shown of each GPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from exporters import catalog
+from exporters.catalog import Metric
+from exporters.collector import Collector, Sample
+from exporters.gpu.device import DeviceCollector
+from exporters.gpu.health import HealthCollector
+from exporters.gpu.mig import MigCollector
+from exporters.gpu.nvml import Nvml
+from exporters.gpu.processes import ProcessCollector
+from exporters.gpu.profile import LastWindow, ProfileCollector
+from exporters.gpu.xid import KERNEL_LOG, XidCollector
+from exporters.runs import RankProcess
+from trainer_hooks import recording
+
+Ranks = Callable[[], Sequence[RankProcess]]
+
+
+class Gpus(Protocol):
+    """The GPUs of a node, real or simulated; the last window and its throttle reasons by uuid.
+
+    `nvml` is what can be released; simulated GPUs have none.
+    """
+
+    @property
+    def nvml(self) -> Nvml | None: ...
+
+    @property
+    def collectors(self) -> Sequence[Collector]: ...
+
+    @property
+    def windows(self) -> Mapping[str, LastWindow]: ...
+
+    @property
+    def throttled(self) -> Mapping[str, Sequence[str]]: ...
+
+    def close(self) -> None: ...
+
+
+class NvmlGpus:
+    """Those that NVML knows, in one session of it."""
+
+    def __init__(
+        self,
+        ranks: Ranks = tuple,
+        *,
+        more: Sequence[Callable[[Nvml], Collector]] = (),
+        kernel_log: Path = KERNEL_LOG,
+        pid_namespace: Callable[[], int] = recording.pid_namespace,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`ranks` are those that live on this node; `more` makes further collectors of the same session."""
+        self.nvml = Nvml(monotonic=monotonic)
+        self._device = DeviceCollector(self.nvml)
+        self._profile = ProfileCollector(self.nvml, monotonic=monotonic)
+        self.collectors: Sequence[Collector] = (
+            self._device,
+            self._profile,
+            HealthCollector(self.nvml),
+            MigCollector(self.nvml),
+            ProcessCollector(self.nvml, ranks, pid_namespace=pid_namespace, monotonic=monotonic),
+            XidCollector(self.nvml, kernel_log=kernel_log, wall=wall),
+            *(collector(self.nvml) for collector in more),
+        )
+
+    @property
+    def windows(self) -> Mapping[str, LastWindow]:
+        return self._profile.windows
+
+    @property
+    def throttled(self) -> Mapping[str, Sequence[str]]:
+        return self._device.throttled
+
+    def close(self) -> None:
+        """End the session; one in which a call hangs is left."""
+        self.nvml.close()
+
+
+@dataclass(frozen=True, order=True)
+class RankOnGpu:
+    """A rank that trains on a GPU."""
+
+    run: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class GpuStatus:
+    """One GPU as API and terminal tell it; None is unknown. Ratios, 0 to 1, are the last window's means.
+
+    `throttled` are the reasons for which its clocks were held down in that window, `xids` those ever seen.
+    """
+
+    gpu: int
+    uuid: str
+    up: bool
+    name: str | None = None
+    utilization_percent: float | None = None
+    memory_used_bytes: float | None = None
+    memory_total_bytes: float | None = None
+    sm_active_ratio: float | None = None
+    tensor_active_ratio: float | None = None
+    dram_active_ratio: float | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    temperature_celsius: float | None = None
+    throttled: tuple[str, ...] = ()
+    xids: tuple[str, ...] = ()
+    unsupported: dict[str, str] = field(default_factory=dict)
+    ranks: tuple[RankOnGpu, ...] = ()
+
+
+def gpu_statuses(
+    samples: Iterable[Sample], windows: Mapping[str, LastWindow], throttled: Mapping[str, Sequence[str]]
+) -> list[GpuStatus]:
+    """Every GPU of which these samples say whether it is up, by index.
+
+    `unsupported` has the reason by the name of the metric.
+    """
+    by_uuid: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if "uuid" in sample.labels:
+            by_uuid.setdefault(sample.labels["uuid"], []).append(sample)
+    statuses = [
+        _status(uuid, of_gpu, windows.get(uuid, LastWindow()), throttled.get(uuid, ()))
+        for uuid, of_gpu in by_uuid.items()
+        if any(sample.metric is catalog.NVIDIA_GPU_UP for sample in of_gpu)
+    ]
+    return sorted(statuses, key=lambda status: status.gpu)
+
+
+def _status(uuid: str, samples: Sequence[Sample], window: LastWindow, throttled: Sequence[str]) -> GpuStatus:
+    def value(metric: Metric, **labels: str) -> float | None:
+        for sample in samples:
+            if sample.metric is metric and labels.items() <= sample.labels.items():
+                assert isinstance(sample.value, float)
+                return sample.value
+        return None
+
+    def of(metric: Metric) -> list[dict[str, str]]:
+        return [sample.labels for sample in samples if sample.metric is metric]
+
+    up = value(catalog.NVIDIA_GPU_UP) == 1
+    info = of(catalog.NVIDIA_GPU_INFO)
+    ranks = {RankOnGpu(labels["run"], int(labels["rank"])) for labels in of(catalog.TRAINING_RUN_GPU_INFO)}
+    return GpuStatus(
+        gpu=int(samples[0].labels["gpu"]),
+        uuid=uuid,
+        up=up,
+        name=info[0].get("name") if info else None,
+        utilization_percent=value(catalog.NVIDIA_GPU_UTILIZATION_PERCENT),
+        memory_used_bytes=value(catalog.NVIDIA_GPU_MEMORY_USED_BYTES),
+        memory_total_bytes=value(catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES),
+        sm_active_ratio=window.sm_active if up else None,
+        tensor_active_ratio=window.tensor_active if up else None,
+        dram_active_ratio=window.dram_active if up else None,
+        power_watts=value(catalog.NVIDIA_GPU_POWER_WATTS),
+        power_limit_watts=value(catalog.NVIDIA_GPU_POWER_LIMIT_WATTS),
+        temperature_celsius=value(catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS, sensor="gpu"),
+        throttled=tuple(throttled) if up else (),
+        xids=tuple(labels["xid"] for labels in of(catalog.NVIDIA_GPU_XID_ERRORS_TOTAL)),
+        unsupported={
+            labels["metric"]: labels["reason"] for labels in of(catalog.NVIDIA_GPU_METRIC_UNSUPPORTED)
+        },
+        ranks=tuple(sorted(ranks)),
+    )

@@ -1,0 +1,372 @@
+"""One session with NVML, shared by all collectors, and the way to ask it.
+
+A collector holds the session for a round by `Nvml.session()`; it is closed only when nobody holds it, so no
+call ever meets a library that another thread has shut down. The session ends when the driver says that it is
+over or when it is released; the next round opens another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pynvml
+
+from exporters import catalog
+from exporters.catalog import Metric
+from exporters.collector import Sample
+
+# A device that answers one of these is gone until it is reset.
+LOST = {pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED}
+# The session is over, for every device: the driver was unloaded or replaced.
+SESSION_OVER = {
+    pynvml.NVML_ERROR_UNINITIALIZED,
+    pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
+    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+}
+# Why a metric is missing, by NVML's code; any other is `failed`.
+REASONS = {
+    pynvml.NVML_ERROR_NOT_SUPPORTED: "not_supported",
+    pynvml.NVML_ERROR_VGPU_ECC_NOT_SUPPORTED: "not_supported",
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND: "function_not_found",
+    pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH: "function_not_found",
+    pynvml.NVML_ERROR_NO_PERMISSION: "no_permission",
+}
+ALL_LINKS = 0xFFFFFFFF
+_CLOSE_SECONDS = 1.0
+
+
+class NvmlUnavailableError(RuntimeError):
+    """NVML gives nothing at all; `problem` says why, `remedy` the one thing to do."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}; {remedy}")
+        self.problem = problem
+        self.remedy = remedy
+
+
+class GpuLostError(Exception):
+    """The device does not answer any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU of the open session: NVML's handle on it, and who it is. `index` is NVML's, not CUDA's.
+
+    None is what NVML cannot tell of it.
+    """
+
+    handle: Any
+    index: int
+    uuid: str
+    name: str | None
+    driver_version: str | None
+    vbios: str | None
+    pci_bus_id: str | None
+    serial: str | None
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"gpu": str(self.index), "uuid": self.uuid}
+
+
+class Session:
+    """What one round of a collector asks of NVML; a session's `number` differs from that of any other."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.driver_version = text(pynvml.nvmlSystemGetDriverVersion)
+        self.count = 0
+        self._devices: dict[int, Device] = {}
+
+    def devices(self) -> list[Device]:
+        """The GPUs that can be addressed, by index; `count` is how many the driver reports.
+
+        Without its uuid there is nothing to publish a GPU under. Raises NVMLError when the session is over.
+        """
+        count = int(call(pynvml.nvmlDeviceGetCount))
+        if count != self.count:
+            # One that went or came may have moved the others to another index.
+            self.count, self._devices = count, {}
+        known = self._devices
+        for index in range(count):
+            if index not in known:
+                with contextlib.suppress(GpuLostError):
+                    device = _identify(index, self.driver_version)
+                    if device is not None:
+                        known[index] = device
+        return [known[index] for index in sorted(known)]
+
+
+class Nvml:
+    """Opens the session when it is asked for, and closes it when it is over or released."""
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._changed = threading.Condition()
+        self._session: Session | None = None
+        self._holders = 0
+        self._over = False
+        self._opened = 0
+        self._released_until: float | None = None
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Session]:
+        """Hold the session for a round, opened where there is none.
+
+        Raises NvmlUnavailableError when there is no library, no driver, no access to it, or NVML is released.
+        """
+        try:
+            session = self._acquire()
+        except pynvml.NVMLError as error:
+            raise _unavailable(error) from error
+        try:
+            yield session
+        except pynvml.NVMLError as error:
+            self._over = True
+            raise _unavailable(error) from error
+        finally:
+            self._let_go()
+
+    def release(self, seconds: float, *, wait_seconds: float = 5.0) -> bool:
+        """Close the session, and open none for so long: for a driver's reload, or a change of MIG.
+
+        False when a call into NVML does not return within `wait_seconds`: the session closes once it does.
+        """
+        self._released_until = self._monotonic() + seconds
+        return self._close_within(wait_seconds)
+
+    def released_seconds(self) -> float:
+        """How long NVML stays released yet; 0 when it is not."""
+        until = self._released_until
+        return 0.0 if until is None else max(0.0, until - self._monotonic())
+
+    def resume(self) -> None:
+        """End a release before its time."""
+        self._released_until = None
+
+    def close(self) -> None:
+        """End the session. Leaves it open when a call into NVML hangs, since this one would hang too."""
+        self._close_within(_CLOSE_SECONDS)
+
+    def _close_within(self, seconds: float) -> bool:
+        if not self._changed.acquire(timeout=seconds):
+            return False  # the library hangs as it opens
+        try:
+            self._over = self._session is not None
+            self._close_if_idle()
+            return self._changed.wait_for(lambda: self._session is None, seconds)
+        finally:
+            self._changed.release()
+
+    def _acquire(self) -> Session:
+        with self._changed:
+            if self.released_seconds():
+                raise NvmlUnavailableError("NVML is released", "it is taken up again by itself")
+            if self._over and self._holders:
+                raise NvmlUnavailableError(
+                    "the session with NVML is over, and a call of it has not returned",
+                    "look for NVRM lines in `dmesg` if this lasts",
+                )
+            if self._session is None:
+                call(pynvml.nvmlInitWithFlags, pynvml.NVML_INIT_FLAG_NO_GPUS)
+                self._opened += 1
+                self._over = False
+                self._session = Session(self._opened)
+            self._holders += 1
+            return self._session
+
+    def _let_go(self) -> None:
+        with self._changed:
+            self._holders -= 1
+            self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._over and not self._holders and self._session is not None:
+            self._session, self._over = None, False
+            # A driver that went away has ended the session already, and says so.
+            with contextlib.suppress(pynvml.NVMLError):
+                call(pynvml.nvmlShutdown)
+            self._changed.notify_all()
+
+
+class Reading:
+    """What one GPU says in one round: samples, and why others are missing."""
+
+    def __init__(self, device: Device, **labels: str) -> None:
+        self.device = device
+        self.samples: list[Sample] = []
+        self.missing: dict[Metric, int] = {}
+        self._labels = {**device.labels, **labels}
+
+    def ask(
+        self, metrics: Metric | Sequence[Metric], function: Callable[..., Any], *arguments: object
+    ) -> Any:
+        """The answer, or None with the reason noted for these metrics.
+
+        Raises GpuLostError when the device is gone, and the NVMLError when the session is over.
+        """
+        try:
+            return call(function, *arguments)
+        except pynvml.NVMLError as error:
+            self.note(metrics, code_of(error))
+            return None
+
+    def note(self, metrics: Metric | Sequence[Metric], code: int) -> None:
+        """Note that these metrics are missing by NVML's error code, which may be that the device is lost."""
+        raise_if_lost(code)
+        for metric in (metrics,) if isinstance(metrics, Metric) else metrics:
+            self.missing.setdefault(metric, code)
+
+    def add(self, metric: Metric, value: float | None, **labels: str) -> None:
+        """A sample, of a value that is known."""
+        if value is not None:
+            self.samples.append(Sample(metric, {**self._labels, **labels}, float(value)))
+
+    def unsupported(self) -> Iterator[Sample]:
+        """A sample for each metric noted as missing."""
+        for metric, code in self.missing.items():
+            yield unsupported(self.device, metric, REASONS.get(code, "failed"))
+
+
+def unsupported(device: Device, metric: Metric, reason: str) -> Sample:
+    labels = {**device.labels, "metric": metric.name, "reason": reason}
+    return Sample(catalog.NVIDIA_GPU_METRIC_UNSUPPORTED, labels, 1.0)
+
+
+class Field(NamedTuple):
+    """A value of nvmlDeviceGetFieldValues, or NVML's error code for it."""
+
+    value: int
+    code: int
+    bits: int
+
+
+def fields(device: Device, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Field]:
+    """The fields of these ids and scopes, in one call. Raises NVMLError, and GpuLostError."""
+    answers = call(pynvml.nvmlDeviceGetFieldValues, device.handle, wanted)
+    found = {}
+    for key, answer in zip(wanted, answers, strict=True):
+        raise_if_lost(answer.nvmlReturn)
+        member, bits = _FIELD_TYPES.get(answer.valueType, ("ullVal", 64))
+        code = answer.nvmlReturn
+        if code == pynvml.NVML_ERROR_INVALID_ARGUMENT:  # what a driver says of a field it does not know
+            code = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
+        found[key] = Field(getattr(answer.value, member), code, bits)
+    return found
+
+
+_FIELD_TYPES: Mapping[int, tuple[str, int]] = {
+    pynvml.NVML_VALUE_TYPE_DOUBLE: ("dVal", 64),
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: ("uiVal", 32),
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: ("ulVal", 64),
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: ("ullVal", 64),
+    pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: ("sllVal", 64),
+    pynvml.NVML_VALUE_TYPE_SIGNED_INT: ("siVal", 32),
+}
+
+
+class Unwrapped:
+    """Counters of the driver without their wraps: each starts at what the driver says, and grows with it.
+
+    A fall by more than half of the counter's range is a wrap. Any other fall, or one since the last session,
+    is a reset and is passed on: a counter that falls is what Prometheus takes for one.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[object, tuple[int, int]] = {}
+        self._wrapped: dict[object, int] = {}
+
+    def take(self, key: object, value: int, bits: int, session_number: int) -> int:
+        """The value of the counter `key`, of `bits` bits, that stands at `value` now."""
+        last, last_session = self._last.get(key, (value, session_number))
+        self._last[key] = value, session_number
+        if value < last:
+            wraps = last - value > 1 << (bits - 1) and session_number == last_session
+            self._wrapped[key] = self._wrapped.get(key, 0) + (1 << bits) if wraps else 0
+        return self._wrapped.get(key, 0) + value
+
+
+def call(function: Callable[..., Any], *arguments: object) -> Any:
+    """One call into pynvml, which has no types; raises NVMLError."""
+    return function(*arguments)
+
+
+def code_of(error: pynvml.NVMLError) -> int:
+    """NVML's error code. Raises GpuLostError of a lost device, and the error when the session is over."""
+    code = int(error.value)  # type: ignore[attr-defined]  # set in NVMLError.__new__
+    if code in SESSION_OVER:
+        raise error
+    return code
+
+
+def raise_if_lost(code: int) -> None:
+    if code in LOST:
+        raise GpuLostError
+
+
+def text(function: Callable[..., Any], *arguments: object) -> str | None:
+    """The answer as text, None where there is none; bytes that are no UTF-8 become U+FFFD."""
+    try:
+        return str(call(function, *arguments))
+    except UnicodeDecodeError as error:  # pynvml gives up on them
+        return error.object.decode(errors="replace")
+    except pynvml.NVMLError as error:
+        raise_if_lost(code_of(error))
+        return None
+
+
+def _identify(index: int, driver_version: str | None) -> Device | None:
+    """None when the device cannot be addressed."""
+    try:
+        handle = call(pynvml.nvmlDeviceGetHandleByIndex, index)
+    except pynvml.NVMLError as error:
+        raise_if_lost(code_of(error))
+        return None
+    uuid = text(pynvml.nvmlDeviceGetUUID, handle)
+    if uuid is None:
+        return None
+    try:
+        bus_id = call(pynvml.nvmlDeviceGetPciInfo, handle).busId
+    except pynvml.NVMLError as error:
+        raise_if_lost(code_of(error))
+        bus_id = None
+    return Device(
+        handle,
+        index,
+        uuid,
+        name=text(pynvml.nvmlDeviceGetName, handle),
+        driver_version=driver_version,
+        vbios=text(pynvml.nvmlDeviceGetVbiosVersion, handle),
+        pci_bus_id=bus_id,
+        serial=text(pynvml.nvmlDeviceGetSerial, handle),
+    )
+
+
+def _unavailable(error: pynvml.NVMLError) -> NvmlUnavailableError:
+    problem, remedy = {
+        pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: (
+            "no NVIDIA driver here: libnvidia-ml.so.1 is not found",
+            "install the driver, or start the container with its GPUs and the capability `utility`",
+        ),
+        pynvml.NVML_ERROR_DRIVER_NOT_LOADED: (
+            "the NVIDIA driver is installed but not loaded",
+            "load it with `modprobe nvidia`",
+        ),
+        pynvml.NVML_ERROR_NO_PERMISSION: (
+            "the NVIDIA driver refuses this user",
+            "give it read and write access to /dev/nvidiactl and /dev/nvidia0 …",
+        ),
+        pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
+            "the loaded NVIDIA driver and libnvidia-ml.so.1 are of different versions",
+            "restart this service, or the machine if nvidia-smi says the same",
+        ),
+    }.get(
+        int(error.value),  # type: ignore[attr-defined]
+        (f"NVML fails: {error}", "run `nvidia-smi`, which uses the same library"),
+    )
+    return NvmlUnavailableError(problem, remedy)

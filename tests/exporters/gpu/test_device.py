@@ -1,0 +1,431 @@
+"""What a GPU does, through the real pynvml over a C double of NVIDIA's library."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pynvml
+import pytest
+
+from exporters.collector import Runner
+from exporters.gpu.device import DeviceCollector
+from exporters.gpu.nvml import REASONS, Nvml, NvmlUnavailableError
+from tests import fake_nvml
+from tests.exporters.gpu import double
+from tests.exporters.gpu.double import UUIDS, info, names_of_gpu, of_gpu, unsupported, values
+from tests.fake_nvml import Machine
+
+REPOSITORY = Path(__file__).parents[3]
+METRICS = {
+    "nvidia_gpu_info",
+    "nvidia_gpu_up",
+    "nvidia_gpu_utilization_percent",
+    "nvidia_gpu_memory_controller_active_percent",
+    "nvidia_gpu_memory_used_bytes",
+    "nvidia_gpu_memory_total_bytes",
+    "nvidia_gpu_memory_reserved_bytes",
+    "nvidia_gpu_power_watts",
+    "nvidia_gpu_energy_joules_total",
+    "nvidia_gpu_temperature_celsius",
+    "nvidia_gpu_clock_hertz",
+    "nvidia_gpu_throttle_seconds_total",
+    "nvidia_gpu_pcie_transmit_bytes_total",
+    "nvidia_gpu_pcie_receive_bytes_total",
+    "nvidia_gpu_pcie_replays_total",
+    "nvidia_gpu_nvlink_transmit_bytes_total",
+    "nvidia_gpu_nvlink_receive_bytes_total",
+}
+
+
+@pytest.fixture
+def collector(nvml: Nvml) -> DeviceCollector:
+    return DeviceCollector(nvml)
+
+
+def test_two_healthy_gpus_give_every_gpu_metric_of_the_catalog(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    machine.set("gpu1.memory_used_bytes", 80_000_000_000)
+
+    samples = collector.collect()
+
+    assert names_of_gpu(samples, "0") == names_of_gpu(samples, "1") == METRICS
+    assert values(samples, "nvidia_gpu_devices") == {"": 2.0}
+    assert values(samples, "nvidia_gpu_up") == {"0": 1.0, "1": 1.0}
+    assert values(samples, "nvidia_gpu_utilization_percent") == {"0": 37.0, "1": 37.0}
+    assert values(samples, "nvidia_gpu_memory_controller_active_percent") == {"0": 21.0, "1": 21.0}
+    assert values(samples, "nvidia_gpu_memory_used_bytes") == {"0": 4294967296.0, "1": 80e9}
+    assert values(samples, "nvidia_gpu_memory_total_bytes") == {"0": 85520809984.0, "1": 85520809984.0}
+    assert values(samples, "nvidia_gpu_memory_reserved_bytes") == {"0": 577765376.0, "1": 577765376.0}
+    first = of_gpu(samples, "0")
+    assert values(first, "nvidia_gpu_power_watts") == {"0": 285.431}
+    assert values(first, "nvidia_gpu_energy_joules_total") == {"0": 512345678.901}
+    assert values(first, "nvidia_gpu_temperature_celsius", "sensor") == {"gpu": 46.0, "memory": 52.0}
+    assert values(first, "nvidia_gpu_clock_hertz", "domain") == {"sm": 1.98e9, "memory": 2.619e9}
+    assert values(first, "nvidia_gpu_throttle_seconds_total", "reason") == {
+        "sw_power_cap": 1.25,
+        **dict.fromkeys(("sync_boost", "board_limit", "reliability"), 0.0),
+        **dict.fromkeys(("sw_thermal", "hw_thermal", "hw_power_brake"), 0.0),
+    }
+    assert values(first, "nvidia_gpu_nvlink_transmit_bytes_total") == {"0": 700.0 * 1024**3}
+    assert not unsupported(samples)
+
+
+def test_the_identity_of_a_gpu_is_on_its_info_metric_only(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    machine.set("gpu1.mig_mode", 1)
+
+    samples = collector.collect()
+
+    assert info(samples, "1") == {
+        "gpu": "1",
+        "uuid": UUIDS[1],
+        "name": "NVIDIA H100 80GB HBM3",
+        "driver_version": "570.86.15",
+        "vbios": "96.00.74.00.01",
+        "pci_bus_id": "00000000:01:00.0",
+        "serial": "1653023000001",
+        "mig_mode": "enabled",
+    }
+    assert info(samples, "0")["mig_mode"] == "disabled"
+    for sample in samples:
+        if sample.metric.scope == "gpu" and sample.metric.kind != "info":
+            assert set(sample.labels) == set(sample.metric.labels)
+
+
+def test_identity_that_nvml_cannot_give_is_left_out(machine: Machine, collector: DeviceCollector) -> None:
+    machine.set("error.nvmlDeviceGetSerial", pynvml.NVML_ERROR_NOT_SUPPORTED)
+    machine.set("error.nvmlDeviceGetMigMode", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+
+    assert set(info(collector.collect(), "0")) == {
+        "gpu",
+        "uuid",
+        "name",
+        "driver_version",
+        "vbios",
+        "pci_bus_id",
+    }
+
+
+def test_mig_switched_on_while_the_service_runs_is_seen(machine: Machine, collector: DeviceCollector) -> None:
+    assert info(collector.collect(), "0")["mig_mode"] == "disabled"
+
+    machine.set("gpu0.mig_mode", 1)
+
+    assert info(collector.collect(), "0")["mig_mode"] == "enabled"
+
+
+@pytest.mark.parametrize(
+    "error", [pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED, pynvml.NVML_ERROR_UNKNOWN]
+)
+def test_a_gpu_lost_mid_run_keeps_its_identity_and_leaves_the_others_alone(
+    machine: Machine, collector: DeviceCollector, error: int
+) -> None:
+    before = collector.collect()
+
+    machine.set("gpu1.error", error)
+    for _ in range(2):
+        samples = collector.collect()
+
+        assert names_of_gpu(samples, "1") == {"nvidia_gpu_info", "nvidia_gpu_up"}
+        assert values(samples, "nvidia_gpu_up") == {"0": 1.0, "1": 0.0}
+        assert info(samples, "1") == info(before, "1")
+        assert names_of_gpu(samples, "0") == METRICS
+
+
+def test_a_lost_gpu_that_answers_again_is_whole_again(machine: Machine, collector: DeviceCollector) -> None:
+    whole = collector.collect()
+    machine.set("gpu1.error", pynvml.NVML_ERROR_GPU_IS_LOST)
+    collector.collect()
+
+    machine.unset("gpu1.error")
+
+    assert collector.collect() == whole
+
+
+def test_a_gpu_lost_before_the_service_started_does_not_hide_the_others(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    machine.set("gpu0.error", pynvml.NVML_ERROR_GPU_IS_LOST)
+
+    samples = collector.collect()
+
+    assert names_of_gpu(samples, "0") == set()
+    assert names_of_gpu(samples, "1") == METRICS
+    assert values(samples, "nvidia_gpu_devices") == {"": 2.0}
+
+
+def test_a_gpu_gone_from_the_drivers_count_is_down_though_another_takes_its_index(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    collector.collect()
+    machine.set("driver", "unloaded")
+    with pytest.raises(NvmlUnavailableError):
+        collector.collect()
+    machine.set("driver", "loaded")
+    machine.set("devices", 1)
+    machine.set("gpu0.uuid", UUIDS[1])
+
+    samples = collector.collect()
+
+    up = {s.labels["uuid"]: s.value for s in samples if s.metric.name == "nvidia_gpu_up"}
+    assert up == {UUIDS[0]: 0.0, UUIDS[1]: 1.0}
+
+
+def test_when_the_count_of_gpus_falls_those_left_are_identified_anew(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    collector.collect()
+
+    machine.set("devices", 1)
+    machine.set("gpu0.uuid", UUIDS[1])
+    samples = collector.collect()
+
+    up = {s.labels["uuid"]: s.value for s in samples if s.metric.name == "nvidia_gpu_up"}
+    assert up == {UUIDS[0]: 0.0, UUIDS[1]: 1.0}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pynvml.NVML_ERROR_NOT_SUPPORTED,
+        pynvml.NVML_ERROR_NO_PERMISSION,
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        pynvml.NVML_ERROR_UNKNOWN,
+    ],
+)
+def test_utilization_that_a_gpu_does_not_give_is_absent_and_the_gpu_is_up(
+    machine: Machine, collector: DeviceCollector, error: int
+) -> None:
+    machine.set("gpu0.error.nvmlDeviceGetUtilizationRates", error)
+
+    samples = collector.collect()
+
+    missing = {"nvidia_gpu_utilization_percent", "nvidia_gpu_memory_controller_active_percent"}
+    assert names_of_gpu(samples, "0") == METRICS - missing | {"nvidia_gpu_metric_unsupported"}
+    assert set(unsupported(samples)) == missing
+    assert set(unsupported(samples).values()) == {REASONS.get(error, "failed")}
+    assert values(samples, "nvidia_gpu_up") == {"0": 1.0, "1": 1.0}
+    assert names_of_gpu(samples, "1") == METRICS
+
+
+def test_an_unloaded_driver_is_an_error_that_says_what_to_do_until_it_is_back(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    before = collector.collect()
+
+    machine.set("driver", "unloaded")
+    for _ in range(2):
+        with pytest.raises(NvmlUnavailableError, match="not loaded; load it with `modprobe nvidia`"):
+            collector.collect()
+
+    machine.set("driver", "loaded")
+    assert collector.collect() == before
+
+
+def test_sixty_four_gpus_are_read_in_the_order_of_their_index(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    machine.set("devices", 64)
+
+    samples = collector.collect()
+
+    infos = [sample.labels for sample in samples if sample.metric.name == "nvidia_gpu_info"]
+    assert [(labels["gpu"], labels["uuid"]) for labels in infos] == [
+        (str(index), uuid) for index, uuid in enumerate(UUIDS)
+    ]
+    assert len(samples) == 1 + 64 * len(of_gpu(samples, "0"))
+
+
+def test_a_name_beyond_ascii_survives_and_one_that_is_no_utf8_does_no_harm(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    machine.set("gpu0.name", "NVIDIA H100 試作 Ω")
+    machine.set("gpu1.name", b"Qu\xe9bec")
+
+    samples = collector.collect()
+
+    assert info(samples, "0")["name"] == "NVIDIA H100 試作 Ω"
+    assert info(samples, "1")["name"] == "Qu\N{REPLACEMENT CHARACTER}bec"
+    assert names_of_gpu(samples, "1") == METRICS
+
+
+def test_a_node_with_a_driver_and_no_gpu_says_zero_devices(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    machine.set("devices", 0)
+
+    assert [(sample.metric.name, sample.value) for sample in collector.collect()] == [
+        ("nvidia_gpu_devices", 0.0)
+    ]
+
+
+def test_power_is_the_average_where_a_gpu_tells_no_other(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    machine.update({"field.186.error": 3, "gpu0.field.185": 211_000})
+    machine.update({"gpu1.field.185.error": 3, "gpu1.power_mw": 99_500})
+
+    samples = collector.collect()
+
+    assert values(samples, "nvidia_gpu_power_watts") == {"0": 211.0, "1": 99.5}
+    assert not unsupported(samples) | unsupported(samples, "1")
+
+
+def test_an_older_gpu_tells_thermal_throttling_as_one(machine: Machine, collector: DeviceCollector) -> None:
+    for field in (269, 270, 271):
+        machine.set(f"field.{field}.error", pynvml.NVML_ERROR_INVALID_ARGUMENT)
+    machine.set("field.75", 2_500_000_000)
+
+    samples = collector.collect()
+
+    throttle = values(of_gpu(samples, "0"), "nvidia_gpu_throttle_seconds_total", "reason")
+    assert throttle.keys() == {"sw_power_cap", "sync_boost", "board_limit", "reliability", "thermal"}
+    assert throttle["thermal"] == 2.5
+    assert unsupported(samples) == {"nvidia_gpu_throttle_seconds_total": "function_not_found"}
+
+
+def test_a_driver_without_field_values_gives_all_the_rest(
+    tmp_path: Path,
+) -> None:
+    old = fake_nvml.build(tmp_path, without=["nvmlDeviceGetFieldValues"])
+    with double.machine(old, tmp_path / "control"):
+        samples = DeviceCollector(Nvml()).collect()
+
+    assert names_of_gpu(samples, "0") == METRICS - {
+        "nvidia_gpu_energy_joules_total",
+        "nvidia_gpu_throttle_seconds_total",
+        "nvidia_gpu_pcie_transmit_bytes_total",
+        "nvidia_gpu_pcie_receive_bytes_total",
+        "nvidia_gpu_pcie_replays_total",
+        "nvidia_gpu_nvlink_transmit_bytes_total",
+        "nvidia_gpu_nvlink_receive_bytes_total",
+    } | {"nvidia_gpu_metric_unsupported"}
+    assert set(unsupported(samples).values()) == {"function_not_found"}
+
+
+@pytest.mark.parametrize(
+    ("field", "bits", "metric", "scale"),
+    [
+        (83, 64, "nvidia_gpu_energy_joules_total", 1e-3),
+        (197, 32, "nvidia_gpu_pcie_transmit_bytes_total", 1),
+        (138, 64, "nvidia_gpu_nvlink_transmit_bytes_total", 1024),
+    ],
+)
+def test_a_counter_of_the_driver_that_wraps_goes_on_rising(
+    machine: Machine, collector: DeviceCollector, field: int, bits: int, metric: str, scale: float
+) -> None:
+    if bits == 32:
+        machine.set(f"field.{field}.type", 1)
+    values_of_driver = [(1 << bits) - 5000, 3000, 9000]
+    seen = []
+    for value in values_of_driver:
+        machine.set(f"gpu0.field.{field}", value)
+        seen.append(values(collector.collect(), metric)["0"])
+
+    assert seen == [
+        pytest.approx(scale * value) for value in ((1 << bits) - 5000, (1 << bits) + 3000, (1 << bits) + 9000)
+    ]
+    assert seen == sorted(seen)
+
+
+def test_a_counter_that_starts_anew_is_passed_on_as_a_reset(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    """After the driver's reload too, where a counter stood beyond half of its range."""
+    machine.update({"field.197.type": 1, "gpu0.field.197": 4_000_000_000, "gpu0.field.94": 500})
+    collector.collect()
+    machine.set("driver", "unloaded")
+    with pytest.raises(NvmlUnavailableError):
+        collector.collect()
+    machine.update({"driver": "loaded", "gpu0.field.197": 70, "gpu0.field.94": 2})
+
+    samples = collector.collect()
+
+    assert values(samples, "nvidia_gpu_pcie_transmit_bytes_total")["0"] == 70
+    assert values(samples, "nvidia_gpu_pcie_replays_total")["0"] == 2
+
+
+def test_what_holds_the_clocks_down_is_told_of_the_last_round_only(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    collector.collect()
+    assert collector.throttled == {UUIDS[0]: (), UUIDS[1]: ()}
+
+    machine.set("gpu1.field.270", 3_000_000_000)
+    collector.collect()
+    assert collector.throttled == {UUIDS[0]: (), UUIDS[1]: ("hw_thermal",)}
+
+    collector.collect()
+    assert collector.throttled[UUIDS[1]] == ()
+
+
+def test_a_gpu_that_is_added_is_read_from_then_on(machine: Machine, collector: DeviceCollector) -> None:
+    collector.collect()
+
+    machine.set("devices", 3)
+
+    samples = collector.collect()
+    assert values(samples, "nvidia_gpu_up") == {"0": 1.0, "1": 1.0, "2": 1.0}
+    assert values(samples, "nvidia_gpu_devices") == {"": 3.0}
+
+
+def collect_in_a_fresh_process(**environment: str) -> str:
+    program = (
+        "from exporters.gpu.device import DeviceCollector\n"
+        "from exporters.gpu.nvml import Nvml\n"
+        "try:\n"
+        "    samples = DeviceCollector(Nvml()).collect()\n"
+        "    print([each.labels['name'] for each in samples if each.metric.name == 'nvidia_gpu_info'])\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return finished.stdout.strip()
+
+
+def test_the_double_takes_the_place_of_the_library_by_its_name(library: Path, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "control")
+    machine.set("devices", 3)
+
+    output = collect_in_a_fresh_process(
+        LD_LIBRARY_PATH=str(library.parent), **{fake_nvml.CONTROL_VARIABLE: str(machine.control)}
+    )
+
+    assert output == str(["NVIDIA H100 80GB HBM3"] * 3)
+
+
+@pytest.mark.skipif(ctypes.util.find_library("nvidia-ml") is not None, reason="this machine has a driver")
+def test_without_a_driver_the_error_says_so_and_what_to_do() -> None:
+    output = collect_in_a_fresh_process()
+
+    assert output.startswith("NvmlUnavailableError no NVIDIA driver here: libnvidia-ml.so.1 is not found; ")
+    assert "install the driver" in output
+
+
+def test_the_runner_turns_a_missing_driver_into_success_zero_and_no_gpu_series(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    machine.set("driver", "unloaded")
+    runner = Runner(collector)
+
+    runner.run_once()
+    assert values(runner.samples(), "trainvitals_collector_success") == {"": 0.0}
+    assert not [sample for sample in runner.samples() if sample.metric.name.startswith("nvidia_")]
+
+    machine.set("driver", "loaded")
+    runner.run_once()
+    assert values(runner.samples(), "trainvitals_collector_success") == {"": 1.0}
+    assert values(runner.samples(), "nvidia_gpu_up") == {"0": 1.0, "1": 1.0}

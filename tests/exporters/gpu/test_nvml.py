@@ -1,0 +1,192 @@
+"""The session with NVML that collectors share: opened, held, closed, released."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+
+from exporters.gpu.device import DeviceCollector
+from exporters.gpu.health import HealthCollector
+from exporters.gpu.nvml import Nvml, NvmlUnavailableError, Unwrapped
+from tests.exporters.gpu.double import Clock
+from tests.fake_nvml import Machine
+from tests.trainer_hooks.processes import wait_until
+
+library: Any = pynvml
+
+
+def session_is_open() -> bool:
+    try:
+        library.nvmlDeviceGetCount()
+    except library.NVMLError_Uninitialized:
+        return False
+    return True
+
+
+def test_closing_ends_the_session_and_the_next_round_opens_another(machine: Machine, nvml: Nvml) -> None:
+    collector = DeviceCollector(nvml)
+    samples = collector.collect()
+    assert session_is_open()
+
+    nvml.close()
+
+    assert not session_is_open()
+    assert collector.collect() == samples
+
+
+def test_many_rounds_of_several_collectors_keep_one_session(machine: Machine, nvml: Nvml) -> None:
+    for collector in (DeviceCollector(nvml), HealthCollector(nvml), DeviceCollector(nvml)):
+        collector.collect()
+
+    library.nvmlShutdown()
+
+    assert not session_is_open()
+
+
+def test_a_driver_replaced_under_a_running_service_says_to_restart_it(machine: Machine, nvml: Nvml) -> None:
+    collector = DeviceCollector(nvml)
+    collector.collect()
+
+    machine.set("error.nvmlDeviceGetMemoryInfo_v2", pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
+
+    with pytest.raises(NvmlUnavailableError, match="different versions; restart this service"):
+        collector.collect()
+    assert not session_is_open()
+
+
+def test_an_error_without_advice_of_its_own_is_named(machine: Machine, nvml: Nvml) -> None:
+    machine.set("error.nvmlInitWithFlags", 4711)
+
+    with pytest.raises(NvmlUnavailableError, match="error 4711 of the double; run `nvidia-smi`"):
+        DeviceCollector(nvml).collect()
+
+
+def test_released_it_stays_closed_for_the_time_that_was_asked_for(machine: Machine, clock: Clock) -> None:
+    nvml = Nvml(monotonic=clock)
+    collector = DeviceCollector(nvml)
+    samples = collector.collect()
+
+    assert nvml.release(60)
+
+    assert not session_is_open()
+    for now in (1000, 1030, 1059):
+        clock.now = now
+        with pytest.raises(NvmlUnavailableError, match="NVML is released; it is taken up again by itself"):
+            collector.collect()
+        assert not session_is_open()
+        assert nvml.released_seconds() == 1060 - now
+    clock.now = 1060
+    assert collector.collect() == samples
+    nvml.close()
+
+
+def test_a_release_can_be_ended_before_its_time(machine: Machine, nvml: Nvml) -> None:
+    nvml.release(3600)
+    with pytest.raises(NvmlUnavailableError):
+        DeviceCollector(nvml).collect()
+
+    nvml.resume()
+
+    assert DeviceCollector(nvml).collect()
+
+
+def in_thread(function: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_release_waits_for_a_round_that_goes_on_and_closes_after_it(machine: Machine, nvml: Nvml) -> None:
+    machine.set("hang.nvmlDeviceGetUtilizationRates", 60)
+    rounds: list[object] = []
+    collector = DeviceCollector(nvml)
+    thread = in_thread(lambda: rounds.append(collector.collect()))
+    wait_until(session_is_open)
+
+    assert not nvml.release(60, wait_seconds=0.05), "a call has not returned"
+    assert session_is_open()
+
+    machine.unset("hang.nvmlDeviceGetUtilizationRates")
+    thread.join(20)
+    assert rounds, "the round that held the session was whole"
+    assert not session_is_open()
+
+
+def test_a_round_that_hangs_keeps_no_other_from_its_own(machine: Machine, nvml: Nvml) -> None:
+    machine.set("hang.nvmlDeviceGetUtilizationRates", 60)
+    hanging = in_thread(DeviceCollector(nvml).collect)
+    wait_until(session_is_open)
+
+    assert HealthCollector(nvml).collect()
+
+    machine.unset("hang.nvmlDeviceGetUtilizationRates")
+    hanging.join(20)
+    assert not hanging.is_alive()
+
+
+def test_a_session_that_is_over_is_not_closed_under_a_call_that_hangs(machine: Machine, nvml: Nvml) -> None:
+    machine.set("hang.nvmlDeviceGetUtilizationRates", 60)
+    hanging = in_thread(DeviceCollector(nvml).collect)
+    wait_until(session_is_open)
+
+    machine.set("error.nvmlDeviceGetTotalEccErrors", pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
+    with pytest.raises(NvmlUnavailableError, match="different versions"):
+        HealthCollector(nvml).collect()
+    with pytest.raises(NvmlUnavailableError, match="a call of it has not returned"):
+        HealthCollector(nvml).collect()
+    assert session_is_open()
+
+    machine.unset("hang.nvmlDeviceGetUtilizationRates", "error.nvmlDeviceGetTotalEccErrors")
+    hanging.join(20)
+    assert HealthCollector(nvml).collect(), "and then another session is opened"
+
+
+def test_closing_beside_a_call_that_hangs_takes_no_longer_than_a_second(machine: Machine, nvml: Nvml) -> None:
+    machine.set("hang.nvmlDeviceGetUtilizationRates", 60)
+    hanging = in_thread(DeviceCollector(nvml).collect)
+    wait_until(session_is_open)
+
+    began = time.monotonic()
+    nvml.close()
+
+    assert time.monotonic() - began < 5
+    machine.unset("hang.nvmlDeviceGetUtilizationRates")
+    hanging.join(20)
+
+
+def test_a_library_that_hangs_as_it_opens_lets_the_service_end(
+    machine: Machine, nvml: Nvml, tmp_path: Path
+) -> None:
+    machine.set("hang.nvmlInitWithFlags", 60)
+    hanging = in_thread(DeviceCollector(nvml).collect)
+    time.sleep(0.05)
+
+    began = time.monotonic()
+    assert not nvml.release(1, wait_seconds=0.05)
+    nvml.close()
+
+    assert time.monotonic() - began < 5
+    machine.unset("hang.nvmlInitWithFlags")
+    hanging.join(20)
+
+
+def test_wraps_of_counters_are_told_from_resets() -> None:
+    counter = Unwrapped()
+    top = 1 << 32
+
+    assert counter.take("a", 10, 32, 1) == 10
+    assert counter.take("a", top - 1, 32, 1) == top - 1
+    assert counter.take("a", 5, 32, 1) == top + 5
+    assert counter.take("a", top - 2, 32, 1) == 2 * top - 2
+    assert counter.take("a", 0, 32, 1) == 2 * top
+    assert counter.take("a", 1000, 32, 2) == 2 * top + 1000, "another session, the same driver"
+    assert counter.take("a", 999, 32, 2) == 999, "a fall by little is a reset"
+    assert counter.take("b", 7, 64, 2) == 7
+    assert counter.take("a", top - 1, 32, 2) == top - 1
+    assert counter.take("a", 5, 32, 3) == 5, "a fall over a gap is a reset"
