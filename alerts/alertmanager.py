@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from alerts.gpu_health import GPU_LOST, GPU_XID_HARDWARE
 from alerts.lifecycle import TRAINING_RUN_KILLED
 from alerts.rules import dump
 from alerts.thresholds import duration
@@ -48,6 +49,14 @@ def alertmanager_config(routing: Routing) -> str:
                     }
                 ],
             },
+            # The XID says why the GPU is lost. By uuid: a GPU's index may pass to another once it is gone.
+            "inhibit_rules": [
+                {
+                    "source_matchers": [f'alertname = "{GPU_XID_HARDWARE}"'],
+                    "target_matchers": [f'alertname = "{GPU_LOST}"'],
+                    "equal": ["cluster", "instance", "uuid"],
+                }
+            ],
             "receivers": [
                 {
                     "name": receiver,

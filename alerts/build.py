@@ -11,6 +11,7 @@ from alerts.alertmanager import Routing, alertmanager_config
 from alerts.gpu_health import gpu_health
 from alerts.lifecycle import lifecycle
 from alerts.rules import Group
+from alerts.run_efficiency import run_efficiency
 from alerts.telemetry import telemetry
 from alerts.thresholds import Thresholds
 
@@ -24,7 +25,12 @@ _HEADER = f"# Written by `{COMMAND}` from {{source}}; change that and run it aga
 
 def groups(thresholds: Thresholds) -> tuple[Group, ...]:
     """All rule groups; each lives in the module of its name."""
-    return (lifecycle(thresholds), gpu_health(thresholds), telemetry(thresholds))
+    return (
+        lifecycle(thresholds),
+        gpu_health(thresholds),
+        run_efficiency(),
+        telemetry(thresholds),
+    )
 
 
 def rule_files(thresholds: Thresholds) -> dict[str, str]:

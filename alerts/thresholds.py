@@ -18,8 +18,10 @@ class Thresholds:
     remembered after its last sample, by a dead node for example; the service publishes the series this rests
     on for 25 hours after a run's end. `evaluation_interval_seconds` is how often the rules are evaluated,
     whatever Prometheus's own default is. `stall_for_seconds` leaves time for a scrape: a Prometheus that was
-    down for long must see a run once before it calls it stalled. `runbook_base` is what stands before a
-    runbook's file name: the folder in the repository, or the address under which a site serves it.
+    down for long must see a run once before it calls it stalled. `xid_page_seconds` is how long a GPU's XID
+    error pages after it was last seen. `gpu_lost_for_seconds` leaves time for the XID that says why a GPU is
+    lost: where there is one, it pages instead. `runbook_base` is what stands before a runbook's file name:
+    the folder in the repository, or the address under which a site serves it.
     """
 
     job: str = "training-service"
@@ -32,6 +34,8 @@ class Thresholds:
     gpu_memory_ratio: float = 0.9
     gpu_memory_for_seconds: float = 10 * 60
     gpu_memory_keep_firing_seconds: float = 5 * 60
+    xid_page_seconds: float = 15 * 60
+    gpu_lost_for_seconds: float = 60
     runbook_base: str = "alerts/runbooks"
 
     def __post_init__(self) -> None:
@@ -41,6 +45,10 @@ class Thresholds:
                     f"{name} is {getattr(self, name)}; it must be above 0 and below lookback_seconds "
                     f"({self.lookback_seconds}), or a dead run is forgotten before it pages"
                 )
+        if not self.xid_page_seconds > 0:
+            raise ValueError(
+                f"xid_page_seconds is {self.xid_page_seconds}; it must be above 0, or no XID ever pages"
+            )
         if not 0 < self.gpu_memory_ratio < 1:
             raise ValueError(
                 f"gpu_memory_ratio is {self.gpu_memory_ratio}; give a share between 0 and 1, 0.9 for 90 %"

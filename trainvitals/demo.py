@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import httpx
 import typer
@@ -22,12 +22,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from alerts.gpu_health import GPU_MEMORY_HIGH, GPU_XID_HARDWARE
 from alerts.lifecycle import TRAINING_RUN_KILLED, TRAINING_STALLED
 from alerts.thresholds import Thresholds
 from exporters import catalog
 from exporters.alert_inbox import StoredAlert
 from exporters.collector import Runner
-from exporters.gpu import GpuCollector
+from exporters.gpu.device import DeviceCollector
+from exporters.gpu.nvml import Nvml
+from exporters.gpu.simulated import FAULT_AFTER_SECONDS, Scenario, Simulation
 from exporters.runs import RunStatus
 from trainer_hooks.recording import PHASES
 from trainvitals import interruption
@@ -43,14 +46,41 @@ FIRST_STEPS_SECONDS = 240.0
 ALERT_SECONDS = 90.0
 SCALED = Thresholds(stall_seconds=STALL_SECONDS, stall_for_seconds=0)
 ONE_PAGE_SECONDS = STALL_SECONDS + 5.0
+GPU_MEMORY_FOR_SECONDS = 10.0
+GPU_LOST_FOR_SECONDS = 5.0
+# A stall is as long as it is shipped: nothing happens to the training, however slow it is.
+GPU_SCALED = Thresholds(
+    gpu_memory_for_seconds=GPU_MEMORY_FOR_SECONDS, gpu_lost_for_seconds=GPU_LOST_FOR_SECONDS
+)
+# Memory that fills up takes half a minute after the fault began, and a checkpoint may lower it once more.
+GPU_ALERT_SECONDS = FAULT_AFTER_SECONDS + 160.0
 PLAIN_LINE_EVERY_SECONDS = 10.0
 
 
 class Injection(enum.StrEnum):
-    """What is done to the training: SIGKILL, or SIGSTOP, which leaves it alive and still."""
+    """SIGKILL to the training, or SIGSTOP, which leaves it alive and still; or a fault of a GPU beside it.
+
+    That GPU is always a simulated one: its memory fills up, or it falls off the bus.
+    """
 
     kill = "kill"
     stall = "stall"
+    gpu_memory = "gpu-memory"
+    xid79 = "xid79"
+
+
+class GpuFault(NamedTuple):
+    """What happens to the simulated GPU, in words too, and the alert that has to come of it."""
+
+    scenario: Scenario
+    what: str
+    alert: str
+
+
+GPU_FAULTS = {
+    Injection.gpu_memory: GpuFault(Scenario.memory_fill, "begins to fill its memory", GPU_MEMORY_HIGH),
+    Injection.xid79: GpuFault(Scenario.xid79, "falls off the bus (XID 79)", GPU_XID_HARDWARE),
+}
 
 
 class DemoError(Exception):
@@ -61,13 +91,14 @@ class DemoError(Exception):
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up until Ctrl-C.")] = False,
     inject: Annotated[
-        Injection | None, typer.Option(help="Let the run die or freeze, and wait for the page.")
+        Injection | None,
+        typer.Option(help="Let the run die or freeze, or a GPU fail, and wait for the page."),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Train for fewer optimizer steps.")] = None,
 ) -> None:
     """Run the whole loop once: a training, the service, Prometheus, Alertmanager."""
     if inject and max_steps is not None:
-        raise typer.BadParameter("a run that is to be harmed must not end before: leave out --max-steps")
+        raise typer.BadParameter("the run must not end before the page has come: leave out --max-steps")
     interruption.listen()
     console = Console(highlight=False, soft_wrap=True)
     try:
@@ -82,16 +113,13 @@ def demo(
 
 
 def _run(console: Console, folder: Path, keep: bool, inject: Injection | None, max_steps: int | None) -> None:
-    thresholds = SCALED if inject else Thresholds()
-    simulated = 0 if _has_gpu() else 1
-    if simulated:
-        console.print("No NVIDIA GPU answers here: one simulated GPU stands in, and its name says so.")
+    fault = GPU_FAULTS.get(inject) if inject else None
+    simulation = _simulation(console, fault)
+    thresholds = Thresholds()
     if inject:
-        console.print(
-            f"Thresholds are scaled for this demonstration: a stall is {STALL_SECONDS:g} s without progress "
-            f"instead of {Thresholds().stall_seconds:g} s, and rules are evaluated every second."
-        )
-    with Stack(folder, thresholds, simulate_gpus=simulated) as stack:
+        thresholds = GPU_SCALED if fault else SCALED
+        console.print(f"Thresholds are scaled for this demonstration: {_scaling(inject)}.")
+    with Stack(folder, thresholds, simulate_gpus=str(simulation)) as stack:
         _print_urls(console, stack)
         try:
             _train(console, stack, folder, inject, max_steps)
@@ -105,12 +133,47 @@ def _run(console: Console, folder: Path, keep: bool, inject: Injection | None, m
                     signal.pause()
 
 
+def _simulation(console: Console, fault: GpuFault | None) -> Simulation:
+    """Which GPUs are simulated, none where a real one serves; says so."""
+    has_gpu = _has_gpu()
+    if has_gpu and fault is None:
+        return Simulation(0)
+    if has_gpu:
+        console.print(
+            "The GPU of this machine is left alone and not watched: one simulated GPU, whose name says so, "
+            "has the fault instead."
+        )
+    else:
+        console.print("No NVIDIA GPU answers here: one simulated GPU stands in, and its name says so.")
+    return Simulation(1, fault.scenario if fault else Scenario.healthy)
+
+
+def _scaling(inject: Injection) -> str:
+    shipped = Thresholds()
+    match inject:
+        case Injection.gpu_memory:
+            what, seconds = "a GPU's memory is high", GPU_MEMORY_FOR_SECONDS
+            condition, instead = f"above {shipped.gpu_memory_ratio:.0%}", shipped.gpu_memory_for_seconds
+        case Injection.xid79:
+            what, seconds = "a GPU is lost", GPU_LOST_FOR_SECONDS
+            condition, instead = "without an answer", shipped.gpu_lost_for_seconds
+        case Injection.kill | Injection.stall:
+            what, seconds = "a run has stalled", STALL_SECONDS
+            condition, instead = "without progress", shipped.stall_seconds
+    return (
+        f"{what} after {seconds:g} s {condition} instead of {instead:g} s, "
+        "and rules are evaluated every second"
+    )
+
+
 def _train(
     console: Console, stack: Stack, folder: Path, inject: Injection | None, max_steps: int | None
 ) -> None:
     run = f"demo-{secrets.token_hex(3)}"
     training = _start_training(stack, folder, run, max_steps)
-    if inject:
+    if inject in GPU_FAULTS:
+        _await_gpu_fault(console, stack, training, run, GPU_FAULTS[inject])
+    elif inject:
         _inject(console, stack, training, run, inject)
     else:
         _follow_to_the_end(console, stack, training, run)
@@ -119,11 +182,13 @@ def _train(
 
 def _has_gpu() -> bool:
     logging.getLogger("exporters").setLevel(logging.ERROR)  # the demonstration says it in its own words
-    runner = Runner(GpuCollector())
+    nvml = Nvml()
+    runner = Runner(DeviceCollector(nvml))
     runner.start()
     runner.wait_for_first_round(runner.collector.deadline_seconds)
     samples = runner.samples()
     runner.stop()
+    nvml.close()
     return any(sample.metric is catalog.NVIDIA_GPU_UP for sample in samples)
 
 
@@ -213,18 +278,48 @@ def _inject(console: Console, stack: Stack, training: Child, run: str, injection
     console.print(f"\n{number.name} to the training; waiting for {expected} through Alertmanager …")
     began = time.monotonic()
     alert = _wait_for(
-        lambda: _firing(stack, expected, run),
+        lambda: _firing(stack, expected, run=run),
         ALERT_SECONDS,
         lambda: f"no {expected} for {run} has arrived; what has: {_names(stack.alerts()) or 'nothing'}",
     )
     console.print(f"received after {time.monotonic() - began:.0f} s:")
     _print_alert(console, alert)
+    _watch_that_it_stays_one_page(console, stack, began + ONE_PAGE_SECONDS)
+
+
+def _await_gpu_fault(console: Console, stack: Stack, training: Child, run: str, fault: GpuFault) -> None:
+    console.print(
+        f"\n{FAULT_AFTER_SECONDS:g} s after the service's first look the simulated GPU {fault.what}; waiting "
+        f"for {fault.alert} through Alertmanager, the training beside it …"
+    )
+    began = time.monotonic()
+
+    def arrived() -> StoredAlert | None:
+        if not training.running and training.process.returncode != 0:
+            raise DemoError(f"the training ended, and nobody harmed it:\n{training.last_lines()}")
+        show(_progress(stack.run(run)))
+        return _firing(stack, fault.alert, gpu="0")
+
+    with _progress_line(console) as show:
+        alert = _wait_for(
+            arrived,
+            GPU_ALERT_SECONDS,
+            lambda: f"no {fault.alert} has arrived; what has: {_names(stack.alerts()) or 'nothing'}",
+        )
+    console.print(f"received after {time.monotonic() - began:.0f} s:")
+    _print_alert(console, alert)
+    _watch_that_it_stays_one_page(console, stack, time.monotonic() + ONE_PAGE_SECONDS)
+    console.print(f"the training beside it: {_progress(stack.run(run))}")
+
+
+def _watch_that_it_stays_one_page(console: Console, stack: Stack, until: float) -> None:
     console.print("watching whether it stays one page …")
-    time.sleep(max(0.0, began + ONE_PAGE_SECONDS - time.monotonic()))
+    time.sleep(max(0.0, until - time.monotonic()))
     alerts = stack.alerts()
     firing = sum(each.notifications for each in alerts if each.status == "firing")
     if firing != 1 or len(alerts) != 1:
         raise DemoError(f"one incident is to be one page, but there came {firing} of {_names(alerts)}")
+    console.print("it was one page")
 
 
 def _has_made_steps(stack: Stack, training: Child, run: str, show: Callable[[str], None]) -> bool:
@@ -236,9 +331,9 @@ def _has_made_steps(stack: Stack, training: Child, run: str, show: Callable[[str
     return status is not None and status.step >= 5 and bool(seen)
 
 
-def _firing(stack: Stack, name: str, run: str) -> StoredAlert | None:
+def _firing(stack: Stack, name: str, **labels: str) -> StoredAlert | None:
     for alert in stack.alerts():
-        if _name(alert) == name and alert.labels.get("run") == run and alert.status == "firing":
+        if _name(alert) == name and labels.items() <= alert.labels.items() and alert.status == "firing":
             return alert
     return None
 

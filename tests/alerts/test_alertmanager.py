@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from alerts.alertmanager import Routing, alertmanager_config
 from alerts.build import GENERATED, groups
 from alerts.rules import AlertRule
 from alerts.thresholds import Thresholds
+from tests.alertmanager import AlertmanagerServer
 
 SHIPPED = GENERATED / "alertmanager.yml"
 ALERTS = [rule for group in groups(Thresholds()) for rule in group.rules if isinstance(rule, AlertRule)]
@@ -71,3 +76,60 @@ def test_every_alert_that_the_configuration_names_exists() -> None:
     named = set(re.findall(r'alertname\s*=~?\s*"?([\w|]+)', SHIPPED.read_text()))
     assert named
     assert {name for names in named for name in names.split("|")} <= {alert.name for alert in ALERTS}
+
+
+@pytest.fixture(scope="module")
+def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AlertmanagerServer]:
+    with AlertmanagerServer(tmp_path_factory.mktemp("alertmanager"), SHIPPED.read_text()) as server:
+        yield server
+
+
+def held_back(alertmanager: AlertmanagerServer, *alerts: dict[str, str]) -> list[dict[str, str]]:
+    """Which of these alerts, all firing now, another of them holds back."""
+    url = f"http://{alertmanager.address}/api/v2/alerts"
+    body = json.dumps([{"labels": labels} for labels in alerts]).encode()
+    urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})).close()
+    deadline = time.monotonic() + 30
+    while True:
+        with urllib.request.urlopen(url) as answer:
+            known = [each for each in json.load(answer) if each["labels"] in alerts]
+        if len(known) == len(alerts):
+            return [each["labels"] for each in known if each["status"]["inhibitedBy"]]
+        assert time.monotonic() < deadline, f"Alertmanager knows {known} only"
+        time.sleep(0.1)
+
+
+XID = {"alertname": "GPUXidHardware", "gpu": "0", "xid": "79", "severity": "critical", "scope": "hardware"}
+LOST = {"alertname": "GPULost", "gpu": "0", "severity": "critical", "scope": "hardware"}
+
+
+@pytest.mark.parametrize("cluster", [{"cluster": "c"}, {}], ids=["with a cluster", "without one"])
+def test_the_xid_of_a_lost_gpu_holds_back_that_it_is_lost(
+    alertmanager: AlertmanagerServer, cluster: dict[str, str]
+) -> None:
+    gpu = {**cluster, "instance": "n1:8003", "uuid": f"GPU-of-{len(cluster)}"}
+    assert held_back(alertmanager, XID | gpu, LOST | gpu) == [LOST | gpu]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"cluster": "c", "instance": "n2:8003", "uuid": "GPU-0"},
+        {"cluster": "d", "instance": "n1:8003", "uuid": "GPU-0"},
+        {"cluster": "c", "instance": "n1:8003", "uuid": "GPU-1"},
+        {"instance": "n1:8003", "uuid": "GPU-0"},
+    ],
+    ids=["on another node", "in another cluster", "beside it", "in no cluster"],
+)
+def test_the_xid_of_one_gpu_holds_back_nothing_of_another(
+    alertmanager: AlertmanagerServer, other: dict[str, str]
+) -> None:
+    gpu = {"cluster": "c", "instance": "n1:8003", "uuid": "GPU-0"}
+    assert held_back(alertmanager, XID | gpu, LOST | other) == []
+
+
+def test_an_xid_holds_back_no_other_alert_of_its_gpu(alertmanager: AlertmanagerServer) -> None:
+    gpu = {"cluster": "c", "instance": "n3:8003", "uuid": "GPU-0"}
+    another_xid = {**XID, **gpu, "xid": "48"}
+    memory = {**LOST, **gpu, "alertname": "GPUMemoryHigh", "severity": "warning"}
+    assert held_back(alertmanager, XID | gpu, another_xid, memory) == []

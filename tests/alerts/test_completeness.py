@@ -10,6 +10,7 @@ import yaml
 
 from alerts.build import GENERATED, groups
 from alerts.rules import AlertRule, RecordingRule
+from alerts.run_efficiency import run_efficiency
 from alerts.thresholds import Thresholds
 from exporters.catalog import CATALOG
 from tests.alerts.expressions import selectors
@@ -26,7 +27,10 @@ SECTIONS = [
 
 RULES = [rule for group in groups(Thresholds()) for rule in group.rules]
 ALERTS = {rule.name for rule in RULES if isinstance(rule, AlertRule)}
-KNOWN_METRICS = CATALOG.keys() | {rule.name for rule in RULES if isinstance(rule, RecordingRule)} | {"up"}
+RECORDED = {rule.name for rule in RULES if isinstance(rule, RecordingRule)}
+# Those of lifecycle and gpu_health show themselves in the alerts they are made for.
+RECORDED_FOR_PEOPLE = {rule.name for rule in run_efficiency().rules if isinstance(rule, RecordingRule)}
+KNOWN_METRICS = CATALOG.keys() | RECORDED | {"up"}
 
 
 def without_runbook(runbooks: Path) -> set[str]:
@@ -38,7 +42,7 @@ def without_scenario(scenarios: Path, *, fires: bool) -> set[str]:
         expectation["alertname"]
         for path in scenarios.glob("*.yaml")
         for scenario in yaml.safe_load(path.read_text())["tests"]
-        for expectation in scenario["alert_rule_test"]
+        for expectation in scenario.get("alert_rule_test", [])
         if bool(expectation.get("exp_alerts")) == fires
     }
     return ALERTS - seen
@@ -52,6 +56,20 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
 def test_every_alert_has_a_scenario_in_which_it_fires_and_one_in_which_it_is_silent() -> None:
     assert without_scenario(SCENARIOS, fires=True) == set()
     assert without_scenario(SCENARIOS, fires=False) == set()
+
+
+def test_every_series_recorded_for_people_has_a_scenario_with_a_value_and_one_without() -> None:
+    expectations = [
+        expectation
+        for scenario in yaml.safe_load((SCENARIOS / "run_efficiency.yaml").read_text())["tests"]
+        for expectation in scenario["promql_expr_test"]
+    ]
+    valued = {each["expr"] for each in expectations if each.get("exp_samples")}
+    absent = {each["expr"] for each in expectations if not each.get("exp_samples")}
+    of_runs = {name for name in RECORDED_FOR_PEOPLE if name.startswith("run:")}
+    assert len(of_runs) == 6
+    assert of_runs <= valued
+    assert of_runs <= absent
 
 
 def test_every_scenario_has_a_sentence_of_its_own_for_a_name() -> None:

@@ -23,7 +23,13 @@ from tests.prometheus import PrometheusServer
 DEADLINE_SECONDS = 60.0
 # So that Alertmanager has the same alert over and over to tell once.
 FLAGS = ("--rules.alert.resend-delay=1s",)
-THRESHOLDS = Thresholds(evaluation_interval_seconds=0.5, stall_seconds=8, stall_for_seconds=1)
+THRESHOLDS = Thresholds(
+    evaluation_interval_seconds=0.5,
+    stall_seconds=8,
+    stall_for_seconds=1,
+    xid_page_seconds=5,
+    gpu_lost_for_seconds=2,
+)
 
 
 class Nodes:
@@ -64,6 +70,17 @@ def page_of_a_run(*, start: float, progress: float, state: str = "running", end:
     ]
     if end is not None:
         lines.append(f'{catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS}{{run="r1"}} {end}')
+    return "\n".join(lines) + "\n"
+
+
+def page_of_a_gpu(*, up: bool, xid_seen: float | None = None) -> str:
+    lines = [
+        f"{catalog.WALLCLOCK_SECONDS} {time.time()}",
+        f'{catalog.NVIDIA_GPU_UP}{{gpu="0",uuid="GPU-0"}} {int(up)}',
+    ]
+    if xid_seen is not None:
+        labels = 'gpu="0",uuid="GPU-0",xid="79",class="hardware"'
+        lines.append(f"{catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS}{{{labels}}} {xid_seen}")
     return "\n".join(lines) + "\n"
 
 
@@ -152,6 +169,32 @@ def test_one_kill_is_one_page_that_ends_when_the_run_is_started_elsewhere(stack:
         stack.nodes.pages["b"] = page_of_a_run(start=started, progress=started + 3600)
         received = stack.webhook.wait_for(lambda notifications: len(notifications) > 1, DEADLINE_SECONDS)
     assert [notification.status for notification in received] == ["firing", "resolved"]
+
+
+def test_a_gpu_that_falls_off_the_bus_is_one_page_for_as_long_as_it_is_lost(stack: Stack) -> None:
+    stack.nodes.pages["a"] = page_of_a_gpu(up=True)
+    with stack.prometheus() as prometheus:
+        wait_until_scraped(prometheus, f"{catalog.NVIDIA_GPU_UP} == 1")
+        lost_at = time.time()
+        stack.nodes.pages["a"] = page_of_a_gpu(up=False, xid_seen=lost_at)
+        received = stack.webhook.wait_for(lambda notifications: len(notifications) > 0, DEADLINE_SECONDS)
+        [page] = received
+        [alert] = page.alerts
+        assert page.status == "firing"
+        assert (alert["alertname"], alert["xid"], alert["uuid"]) == ("GPUXidHardware", "79", "GPU-0")
+        # Long after the XID alone would page, and after the loss is due.
+        while time.time() < lost_at + THRESHOLDS.xid_page_seconds + 5:
+            stack.nodes.pages["a"] = page_of_a_gpu(up=False, xid_seen=lost_at)
+            time.sleep(0.2)
+        assert prometheus.query('ALERTS{alertname="GPULost", alertstate="firing"}')
+        assert stack.webhook.notifications == received
+
+        stack.nodes.pages["a"] = page_of_a_gpu(up=True, xid_seen=lost_at)
+        received = stack.webhook.wait_for(lambda notifications: len(notifications) > 1, DEADLINE_SECONDS)
+    assert [(each.status, each.alerts[0]["alertname"]) for each in received] == [
+        ("firing", "GPUXidHardware"),
+        ("resolved", "GPUXidHardware"),
+    ]
 
 
 @pytest.mark.long

@@ -14,8 +14,10 @@ from exporters.runs import RUN_STATES
 from tests.alerts.expressions import pairings, selectors
 
 ORIGIN = Path(__file__).parent / "origin.yaml"
-# Prometheus itself makes this one, and puts these labels on every series it scrapes.
-SCRAPE_METRICS = {"up"}
+# Prometheus itself makes these, and puts the labels below on every series it scrapes.
+PROMETHEUS_METRICS: dict[str, set[str]] = {"up": set(), "ALERTS": {"alertname", "alertstate"}}
+# Labels that an info metric has of some only.
+INFO_LABELS = {"training_run_gpu_info": {"mig_instance", "mig_profile"}}
 TARGET_LABELS = {"cluster", "job", "instance"}
 
 RULES = [rule for group in groups(Thresholds()) for rule in group.rules]
@@ -38,14 +40,14 @@ def test_no_name_is_given_twice() -> None:
 def test_a_rule_reads_only_metrics_that_somebody_publishes(rule: RecordingRule | AlertRule) -> None:
     read = {selector.metric for selector in selectors(rule.expr)}
     assert read
-    assert read <= CATALOG.keys() | RECORDED | SCRAPE_METRICS
+    assert read <= CATALOG.keys() | RECORDED | PROMETHEUS_METRICS.keys()
 
 
 @every_rule
 def test_a_rule_selects_only_by_labels_that_the_metric_has(rule: RecordingRule | AlertRule) -> None:
     for metric, labels in selectors(rule.expr):
-        known = set(CATALOG[metric].labels) if metric in CATALOG else set()
-        assert labels.keys() <= known | TARGET_LABELS
+        known = set(CATALOG[metric].labels) if metric in CATALOG else PROMETHEUS_METRICS.get(metric, set())
+        assert labels.keys() <= known | INFO_LABELS.get(metric, set()) | TARGET_LABELS
         if "state" in labels:
             assert labels["state"] in RUN_STATES
 
@@ -75,7 +77,21 @@ def test_a_summary_holds_no_number_and_a_description_no_bare_value(alert: AlertR
 
 @every_alert
 def test_an_alert_waits_or_is_about_a_fact_that_is_final(alert: AlertRule) -> None:
-    assert alert.for_seconds > 0 or alert.name == "TrainingRunKilled"
+    assert alert.for_seconds > 0 or alert.name in {"TrainingRunKilled", "GPUXidHardware"}
+
+
+def test_the_xid_that_says_why_a_gpu_is_lost_comes_before_the_loss_is_told() -> None:
+    [xid] = [alert for alert in ALERTS if alert.name == "GPUXidHardware"]
+    [lost] = [alert for alert in ALERTS if alert.name == "GPULost"]
+    scraped = 15
+    assert xid.for_seconds + scraped + Thresholds().evaluation_interval_seconds < lost.for_seconds
+
+
+def test_an_alert_that_reads_alerts_reads_one_that_exists() -> None:
+    for rule in RULES:
+        for metric, labels in selectors(rule.expr):
+            if metric == "ALERTS":
+                assert labels["alertname"] in {alert.name for alert in ALERTS}
 
 
 def test_an_alert_about_a_run_carries_the_run_and_not_who_reported_it() -> None:
@@ -97,6 +113,8 @@ def test_every_threshold_moves_a_rule() -> None:
         Thresholds(gpu_memory_ratio=0.5),
         Thresholds(gpu_memory_for_seconds=5),
         Thresholds(gpu_memory_keep_firing_seconds=5),
+        Thresholds(xid_page_seconds=60),
+        Thresholds(gpu_lost_for_seconds=5),
         Thresholds(runbook_base="https://example.org/runbooks/"),
     ):
         assert rule_files(moved) != shipped
@@ -130,7 +148,7 @@ def test_every_expression_of_the_origin_parses_and_reads_metrics_we_publish() ->
     rules = yaml.safe_load(ORIGIN.read_text())["groups"][0]["rules"]
     assert len(rules) == 3
     for rule in rules:
-        assert {s.metric for s in selectors(rule["expr"])} <= CATALOG.keys() | SCRAPE_METRICS
+        assert {s.metric for s in selectors(rule["expr"])} <= CATALOG.keys() | PROMETHEUS_METRICS.keys()
 
 
 def test_an_unknown_metric_and_a_ratio_without_labels_are_seen() -> None:

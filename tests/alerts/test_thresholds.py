@@ -54,6 +54,11 @@ def test_a_page_that_could_never_come_is_refused(figures: dict[str, float]) -> N
         Thresholds(**figures)  # type: ignore[arg-type]
 
 
+def test_an_xid_that_would_page_for_no_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="or no XID ever pages"):
+        Thresholds(xid_page_seconds=0)
+
+
 def test_a_share_given_in_percent_is_refused() -> None:
     with pytest.raises(ValueError, match=r"0\.9 for 90 %"):
         Thresholds(gpu_memory_ratio=90)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -12,17 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from trainvitals.demo import app
+from trainvitals.demo import GPU_FAULTS, Injection, _simulation, app
 
 DEMO = [sys.executable, "-m", "trainvitals", "demo"]
 
 
 @contextmanager
-def demo(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def demo(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        DEMO,
+        [*DEMO, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -97,10 +99,47 @@ def test_a_server_that_dies_is_named_with_the_end_of_its_log(tmp_path: Path) -> 
     assert processes_of(tmp_path) == []
 
 
-def test_a_run_that_is_to_be_harmed_cannot_be_shortened() -> None:
-    refused = CliRunner().invoke(app, ["--inject", "kill", "--max-steps", "3"])
+@pytest.mark.parametrize("injection", list(Injection))
+def test_a_run_beside_which_something_fails_cannot_be_shortened(injection: Injection) -> None:
+    refused = CliRunner().invoke(app, ["--inject", injection, "--max-steps", "3"])
     assert refused.exit_code == 2
     assert "must not end before" in refused.output
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("injection", "scaled", "alert"),
+    [
+        ("gpu-memory", "a GPU's memory is high after 10 s", "GPUMemoryHigh (firing, warning)"),
+        ("xid79", "a GPU is lost after 5 s", "GPUXidHardware (firing, critical)"),
+    ],
+)
+def test_a_gpu_that_fails_beside_a_training_is_told_by_one_alert_through_alertmanager(
+    tmp_path: Path, injection: str, scaled: str, alert: str
+) -> None:
+    with demo(tmp_path, "--inject", injection) as process:
+        output, _ = process.communicate(timeout=500)
+
+    assert process.returncode == 0, output
+    assert "one simulated GPU" in output
+    assert f"scaled for this demonstration: {scaled}" in output
+    assert alert in output
+    assert "it was one page" in output
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_fails_is_simulated_where_there_is_a_real_one_and_it_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainvitals.demo._has_gpu", lambda: True)
+    console = Console(file=io.StringIO(), width=1000)
+    assert str(_simulation(console, None)) == "0:healthy"
+    assert str(_simulation(console, GPU_FAULTS[Injection.gpu_memory])) == "1:memory-fill"
+    assert str(_simulation(console, GPU_FAULTS[Injection.xid79])) == "1:xid79"
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().count("left alone") == 2
 
 
 def _pids(command: str) -> list[int]:
