@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": Command("trainvitals.serve", "service", "start the service: metrics, API, alert inbox"),
     "run": Command("trainer_hooks.run", "", "record the training that a command makes, its script unchanged"),
     "train": Command("trainvitals.train", "workload", "run the bundled fine-tuning workload"),
+    "gpus": Command("trainvitals.gpus", "service", "watch the GPUs, and which run trains on each"),
     "doctor": Command("trainvitals.doctor", "service", "say what works on this machine and what does not"),
 }
 

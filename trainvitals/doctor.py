@@ -6,17 +6,13 @@ import errno
 import importlib.metadata
 import importlib.util
 import platform
-import queue
 import re
 import runpy
 import shutil
 import socket
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import httpx
 import typer
@@ -24,27 +20,17 @@ from rich.console import Console
 from rich.text import Text
 
 from exporters import catalog
-from exporters.gpu import GpuCollector, NodeReading, NvmlUnavailableError
+from exporters.gpu.node import NvmlGpus
 from trainer_hooks.directory import choose_directory
 from trainvitals.cli import install_command
+from trainvitals.doctor_gpus import gpu_findings, questions
+from trainvitals.finding import Finding
 from trainvitals.listen import DEFAULT_LISTEN, Address, parse_listen
-
-Status = Literal["ok", "limited", "failed"]
 
 STYLES = {"ok": "green", "limited": "yellow", "failed": "bold red"}
 NOT_FOR_USERS = ("all", "dev")
 
 app = typer.Typer(add_completion=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report: `limited` where the rest works without it, `failed` where it does not."""
-
-    subject: str
-    status: Status
-    detail: str
-    remedy: str = ""
 
 
 @app.command()
@@ -62,7 +48,7 @@ def doctor(
     findings = [
         platform_finding(platform.system(), platform.python_version()),
         directory_finding(),
-        gpu_finding(GpuCollector().read),
+        *gpu_findings(questions(NvmlGpus().collectors)),
         torch_finding(_folder_of("torch"), _gpus_torch_sees if import_torch else None),
         program_finding("Prometheus", ("prometheus",), ("promtool",)),
         program_finding("Alertmanager", ("prometheus-alertmanager", "alertmanager"), ("amtool",)),
@@ -104,60 +90,6 @@ def directory_finding(choose: Callable[[], Path] = choose_directory) -> Finding:
         problem, _, remedy = str(error).partition("; ")
         return Finding("recordings", "failed", problem, remedy or "set TRAINVITALS_DIR to another directory")
     return Finding("recordings", "ok", f"{directory}, {free_bytes / 2**20:,.0f} MiB free")
-
-
-def gpu_finding(read: Callable[[], NodeReading], deadline_seconds: float = 10.0) -> Finding:
-    """What the service's GPU collector would find; a driver that hangs is left hanging in a thread."""
-    answers: queue.SimpleQueue[NodeReading | Exception] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(read())
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        answer = answers.get(timeout=deadline_seconds)
-    except queue.Empty:
-        return Finding(
-            "GPUs",
-            "limited",
-            f"NVML gave no answer within {deadline_seconds:g} s",
-            "look for NVRM lines in `dmesg`; a driver that hangs needs a reboot",
-        )
-    if isinstance(answer, NvmlUnavailableError):
-        return Finding("GPUs", "limited", answer.problem, answer.remedy)
-    if isinstance(answer, Exception):
-        return Finding(
-            "GPUs",
-            "limited",
-            f"reading them failed with {type(answer).__name__}: {answer}",
-            "if `nvidia-smi` works, report this line as a bug of trainvitals",
-        )
-    return _finding_of_reading(answer)
-
-
-def _finding_of_reading(node: NodeReading) -> Finding:
-    up = [gpu.identity for gpu in node.gpus if gpu.up]
-    if not up and not node.devices:
-        return Finding(
-            "GPUs",
-            "limited",
-            "the driver is loaded and reports no GPU",
-            "look for the GPU in `lspci`; in a container, give it one",
-        )
-    names = Counter(gpu.name or "unnamed" for gpu in up)
-    kinds = ", ".join(f"{count} {name}" for name, count in names.items()) or "none"
-    driver = f"driver {up[0].driver_version}" if up and up[0].driver_version else "driver version unknown"
-    if len(up) < node.devices:
-        return Finding(
-            "GPUs",
-            "limited",
-            f"{len(up)} of {node.devices} answer: {kinds}; {driver}",
-            "look for Xid lines in `dmesg`: a lost GPU needs a reset, a hidden one its device file",
-        )
-    return Finding("GPUs", "ok", f"{kinds}; {driver}")
 
 
 def torch_finding(folder: Path | None, gpus_torch_sees: Callable[[], int] | None = None) -> Finding:

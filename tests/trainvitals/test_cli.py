@@ -97,6 +97,7 @@ print(json.dumps(sorted({{name.partition(".")[0] for name in set(sys.modules) - 
         ("pynvml", "serve", "service"),
         ("pydantic", "serve", "service"),
         ("rich", "doctor", "service"),
+        ("rich", "gpus", "service"),
         ("typer", "train", "workload"),
     ],
 )

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ctypes.util
 import importlib.metadata
 import io
 import os
@@ -8,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,10 +15,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from exporters.gpu import GpuIdentity, GpuReading, NodeReading, NvmlUnavailableError
-from tests import fake_nvml
 from trainvitals import doctor
-from trainvitals.doctor import Finding
+from trainvitals.finding import Finding
 from trainvitals.listen import Address, parse_listen
 
 REPOSITORY = Path(__file__).parents[2]
@@ -89,35 +85,6 @@ def test_an_unwritable_directory_fails_and_says_what_to_do(tmp_path: Path, free_
     assert "→ make it or choose another" in finished.stdout
 
 
-@pytest.mark.skipif(ctypes.util.find_library("nvidia-ml") is not None, reason="this machine has a driver")
-def test_a_machine_without_a_driver_is_limited_and_the_reason_is_given(
-    tmp_path: Path, free_port: int
-) -> None:
-    finished = run_doctor("--listen", f"127.0.0.1:{free_port}", TRAINVITALS_DIR=str(tmp_path))
-
-    assert finished.returncode == 0
-    assert line_about(finished.stdout, "GPUs").startswith("limited ")
-    assert "libnvidia-ml.so.1 is not found" in line_about(finished.stdout, "GPUs")
-    assert "→ install the driver" in finished.stdout
-
-
-def test_gpus_that_answer_are_named_with_their_driver(tmp_path: Path, free_port: int) -> None:
-    fake_nvml.build(tmp_path)
-    machine = fake_nvml.Machine(tmp_path / "control")
-    machine.set("devices", 2)
-
-    finished = run_doctor(
-        "--listen",
-        f"127.0.0.1:{free_port}",
-        TRAINVITALS_DIR=str(tmp_path),
-        LD_LIBRARY_PATH=str(tmp_path),
-        **{fake_nvml.CONTROL_VARIABLE: str(machine.control)},
-    )
-
-    assert line_about(finished.stdout, "GPUs").startswith("ok ")
-    assert "2 NVIDIA H100 80GB HBM3; driver 570.86.15" in finished.stdout
-
-
 @pytest.mark.parametrize(("listen", "problem"), [("8003", "HOST:PORT"), ("0.0.0.0:8003", "loopback")])
 def test_an_address_the_service_would_refuse_is_refused(listen: str, problem: str) -> None:
     finished = run_doctor("--listen", listen)
@@ -145,58 +112,6 @@ def test_an_ipv6_address_is_asked_about_as_the_service_is_told_it(tmp_path: Path
 )
 def test_recordings_need_linux(system: str, status: str) -> None:
     assert doctor.platform_finding(system, "3.12.1").status == status
-
-
-def node(devices: int, *up: bool) -> NodeReading:
-    gpus = (
-        GpuReading(GpuIdentity(index, f"GPU-{index}", name="NVIDIA L4", driver_version="570.86"), up=is_up)
-        for index, is_up in enumerate(up)
-    )
-    return NodeReading(devices, tuple(gpus))
-
-
-def test_a_gpu_that_does_not_answer_is_counted() -> None:
-    finding = doctor.gpu_finding(lambda: node(3, True, True))
-
-    assert finding.status == "limited"
-    assert finding.detail == "2 of 3 answer: 2 NVIDIA L4; driver 570.86"
-
-
-def test_a_driver_without_gpus_is_limited() -> None:
-    assert doctor.gpu_finding(lambda: node(0)).detail == "the driver is loaded and reports no GPU"
-
-
-def test_a_missing_driver_is_limited_with_its_remedy() -> None:
-    def read() -> NodeReading:
-        raise NvmlUnavailableError("no driver", "install one")
-
-    assert doctor.gpu_finding(read) == Finding("GPUs", "limited", "no driver", "install one")
-
-
-def test_a_driver_that_answers_nonsense_is_limited_with_what_it_said_and_at_once() -> None:
-    def read() -> NodeReading:
-        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
-
-    began = time.monotonic()
-    finding = doctor.gpu_finding(read)
-
-    assert finding.status == "limited"
-    assert finding.detail.startswith("reading them failed with UnicodeDecodeError: 'utf-8' codec")
-    assert time.monotonic() - began < 5
-
-
-def test_a_driver_that_hangs_does_not_hang_the_doctor() -> None:
-    released = threading.Event()
-
-    def read() -> NodeReading:
-        released.wait(30)
-        return node(0)
-
-    finding = doctor.gpu_finding(read, deadline_seconds=0.05)
-    released.set()
-
-    assert finding.status == "limited"
-    assert finding.detail == "NVML gave no answer within 0.05 s"
 
 
 def test_a_port_in_use_by_a_program_that_speaks_no_http_fails(free_port: int) -> None:

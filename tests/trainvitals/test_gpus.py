@@ -1,0 +1,175 @@
+"""`trainvitals gpus` as a process, in a pipe and in a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import fake_nvml
+from tests.exporters.trainers import Trainer
+from tests.trainer_hooks.processes import environment
+
+REPOSITORY = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "trainvitals", "gpus"]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> fake_nvml.Machine:
+    fake_nvml.build(tmp_path)
+    return fake_nvml.Machine(tmp_path / "control")
+
+
+def variables(folder: Path, columns: int) -> dict[str, str]:
+    return environment(
+        LD_LIBRARY_PATH=str(folder),
+        COLUMNS=str(columns),
+        TERM="xterm-256color",
+        **{fake_nvml.CONTROL_VARIABLE: str(folder / "control")},
+    )
+
+
+def gpus(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The command in a pipe, to its own end."""
+    return subprocess.run(
+        [*COMMAND, "--dir", str(folder / "recordings"), *options],
+        cwd=REPOSITORY,
+        env=variables(folder, 140),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class Terminal:
+    """The command in a terminal of 100 columns; `screen` is all it has written, without control sequences."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._reads, terminal = pty.openpty()
+        self.screen = ""
+        self.process = subprocess.Popen(
+            [*COMMAND, "--dir", str(folder / "recordings"), *options],
+            cwd=REPOSITORY,
+            env={**variables(folder, 100), "LINES": "30"},
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        )
+        os.close(terminal)
+
+    def wait_for(self, text: str, seconds: float = 40) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.screen:
+            assert time.monotonic() < deadline, f"no {text!r} in {self.screen[-4000:]}"
+            self._read(0.2)
+
+    def end(self) -> int:
+        """Ctrl-C; the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + 20
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self._read(0.2)
+        return self.process.wait(1)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._reads)
+
+    def _read(self, seconds: float) -> None:
+        if select.select([self._reads], [], [], seconds)[0]:
+            try:
+                written = os.read(self._reads, 65536).decode(errors="replace")
+            except OSError:  # it has ended
+                time.sleep(0.05)
+                return
+            self.screen += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
+
+
+@pytest.fixture
+def terminals() -> Iterator[list[Terminal]]:
+    """Those that are put in here are ended with the test."""
+    started: list[Terminal] = []
+    yield started
+    for terminal in started:
+        terminal.close()
+
+
+def test_in_a_pipe_it_prints_one_table_with_a_whole_window_and_the_runs(
+    machine: fake_nvml.Machine, tmp_path: Path
+) -> None:
+    machine.set("devices", 2)
+    with Trainer(tmp_path / "recordings") as trainer:
+        machine.set("gpu1.processes", f"{trainer.pid}:1073741824")
+        done = gpus(tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    headline, _, header, first, second = done.stdout.splitlines()
+    assert headline == "2 H100 80GB HBM3"
+    assert header.split()[:3] == ["GPU", "Name", "Run/rank"]
+    assert "4.0/79.6 GiB   5%   37%     18%   36%  285/700 W  46 °C  no" in first
+    assert "a-run/0" in second
+    assert "a-run/0" not in first
+    assert "\x1b" not in done.stdout
+
+
+def test_simulated_gpus_say_that_they_are_not_real(tmp_path: Path) -> None:
+    done = gpus(tmp_path, "--simulate-gpus", "3:overheat", "--once")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("3 Simulated H100 (no hardware)\n")
+    assert gpus(tmp_path, "--simulate-gpus", "3:flood").stderr.startswith(
+        "trainvitals gpus: there is no scenario 'flood'"
+    )
+
+
+def test_without_a_driver_it_says_what_to_do_and_fails(machine: fake_nvml.Machine, tmp_path: Path) -> None:
+    machine.set("driver", "unloaded")
+
+    done = gpus(tmp_path)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "trainvitals gpus: the NVIDIA driver is installed but not loaded; load it with `modprobe nvidia`\n"
+    )
+
+
+def test_in_a_terminal_it_follows_what_happens_until_ctrl_c(
+    machine: fake_nvml.Machine, tmp_path: Path, terminals: list[Terminal]
+) -> None:
+    machine.set("devices", 2)
+    terminals.append(terminal := Terminal(tmp_path, "--interval", "0.3"))
+    terminal.wait_for("36%")
+    machine.set("event.0", "0 79")
+    terminal.wait_for("XID 79")
+    machine.set("gpu1.error", 15)
+    terminal.wait_for("LOST")
+
+    assert terminal.end() == 0
+    assert "Traceback" not in terminal.screen
+    assert "Aborted" not in terminal.screen
+
+
+def test_a_driver_that_hangs_leaves_the_last_figures_and_their_age(
+    machine: fake_nvml.Machine, tmp_path: Path, terminals: list[Terminal]
+) -> None:
+    terminals.append(terminal := Terminal(tmp_path, "--interval", "0.3"))
+    terminal.wait_for("36%")
+    machine.set("hang.nvmlDeviceGetTemperature", 120)
+    terminal.wait_for("s old")
+    terminal.wait_for("NVML gives no answer within 10 s")
+
+    began = time.monotonic()
+    assert terminal.end() == 0
+    print(f"beside a driver that hangs it ends within {time.monotonic() - began:.1f} s")
+    assert "285/700 W" in terminal.screen.rpartition("no answer")[2]
