@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response, params
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,7 +19,7 @@ import trainer_hooks
 from exporters import exposition
 from exporters.alert_inbox import Notification, StoredAlert
 from exporters.collector import Runner, Sample
-from exporters.gpu.node import Gpus, GpuStatus, gpu_statuses
+from exporters.gpu.node import Gpus, GpuStatus, gpu_statuses, published
 from exporters.history import History
 from exporters.recordings import RecordingsCollector
 from exporters.runs import RunStatus
@@ -58,13 +59,16 @@ class Received(BaseModel):
 
 
 class GpuList(BaseModel):
+    """The GPUs, and why there is nothing to say of them, or not all."""
+
     gpus: list[GpuStatus]
+    problems: list[str]
 
 
 class Release(BaseModel):
     """For how long NVML is to be let go of."""
 
-    seconds: float = Field(gt=0, le=3600)
+    seconds: float = Field(gt=0, le=3600, allow_inf_nan=False)
 
 
 class Released(BaseModel):
@@ -81,11 +85,11 @@ def create_app(
     gpus: Gpus,
     hosts: Sequence[str] = LOCAL_HOSTS,
     *,
-    finish: Callable[[Iterable[Sample]], Iterable[Sample]] = iter,
+    page: Callable[[Iterable[Sample]], Iterable[Sample]] = published,
 ) -> FastAPI:
     """The application over running collectors; without recordings and history it knows GPUs only.
 
-    `finish` makes the page's last samples of all that were gathered. `hosts` are the names, without port,
+    `page` makes the samples of the page out of all that were gathered. `hosts` are the names, without port,
     under which a write may address the service: a page of another site that resolves to this machine is
     refused.
     """
@@ -112,7 +116,7 @@ def create_app(
     async def metrics(request: Request) -> Response:
         """Every series, as OpenMetrics where the Accept header asks for it, else as classic text."""
         body, content_type = exposition.render(
-            finish(exposition.gather(runners)), request.headers.get("accept")
+            page(exposition.gather(runners)), request.headers.get("accept")
         )
         return Response(body, media_type=content_type)
 
@@ -121,6 +125,12 @@ def create_app(
         # Not a success: Alertmanager will try again.
         logger.error("%s %s: the database cannot be used: %s", request.method, request.url.path, error)
         return JSONResponse({"detail": f"the database cannot be used: {error}"}, status_code=503)
+
+    @app.exception_handler(RequestValidationError)
+    async def not_valid(request: Request, error: RequestValidationError) -> Response:
+        # Without what was sent: it may be no JSON, such as NaN, and is nobody's business.
+        told = [{key: each[key] for key in ("type", "loc", "msg")} for each in error.errors()]
+        return JSONResponse({"detail": told}, status_code=422)
 
     app.add_middleware(BodyLimit)
     writes = [Depends(_addressed_to(hosts)), Depends(_in_json)]
@@ -197,7 +207,9 @@ def _gpus(gpus: Gpus, runners: Sequence[Runner], writes: Sequence[params.Depends
     @router.get("/gpus")
     def statuses() -> GpuList:
         """Every GPU of this node, the means of the last window, and the ranks that train on it."""
-        return GpuList(gpus=gpu_statuses(exposition.gather(runners), gpus.windows, gpus.throttled))
+        errors = [runner.error for runner in runners if runner.collector in gpus.collectors]
+        problems = list(dict.fromkeys(error for error in errors if error))
+        return GpuList(gpus=gpu_statuses(exposition.gather(runners)), problems=problems)
 
     @router.post("/gpus/release", dependencies=writes, responses={403: {}, 409: {}, 415: {}})
     def release(wanted: Release) -> Released:
@@ -206,7 +218,7 @@ def _gpus(gpus: Gpus, runners: Sequence[Runner], writes: Sequence[params.Depends
             raise HTTPException(409, "these GPUs are simulated: no driver is held")
         closed = gpus.nvml.release(wanted.seconds)
         logger.info("NVML is released for %g s; the session is %s", wanted.seconds, _CLOSED[closed])
-        return Released(closed=closed, seconds_left=gpus.nvml.released_seconds())
+        return Released(closed=closed, seconds_left=gpus.nvml.released_seconds)
 
     @router.delete("/gpus/release", dependencies=writes[:1], responses={403: {}, 409: {}})
     def resume() -> Released:
@@ -214,7 +226,7 @@ def _gpus(gpus: Gpus, runners: Sequence[Runner], writes: Sequence[params.Depends
         if gpus.nvml is None:
             raise HTTPException(409, "these GPUs are simulated: no driver is held")
         gpus.nvml.resume()
-        return Released(closed=False, seconds_left=0.0)
+        return Released(closed=gpus.nvml.is_closed, seconds_left=0.0)
 
     return router
 

@@ -13,7 +13,8 @@ from typing import Literal
 from trainer_hooks.recording import STEP_DURATION_BOUNDS_SECONDS
 
 Kind = Literal["gauge", "counter", "histogram", "info"]
-Scope = Literal["run", "rank", "gpu", "mig", "service"]
+# `window` is never published: see exporters/gpu/last_window.py.
+Scope = Literal["run", "rank", "gpu", "mig", "service", "window"]
 
 RUN = ("run",)
 RANK = ("run", "rank")

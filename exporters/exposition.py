@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 
 from exporters.catalog import CATALOG, WALLCLOCK_SECONDS, Metric
 from exporters.collector import Histogram, Runner, Sample
@@ -27,6 +28,8 @@ def render(samples: Iterable[Sample], accept: str | None) -> tuple[bytes, str]:
     """The text of all samples in the catalog's order, and its content type, chosen by an Accept header."""
     _, content_type = choose_encoder(accept or "")
     is_openmetrics = content_type.startswith("application/openmetrics-text")
+    if is_openmetrics:
+        content_type = CONTENT_TYPE_LATEST  # whatever later version was asked for
     families: dict[str, list[Sample]] = {}
     for sample in samples:
         families.setdefault(sample.metric.name, []).append(sample)

@@ -26,7 +26,8 @@ _SCOPES: dict[Scope, tuple[str, str]] = {
     "rank": ("Ranks", "At most 45 series a rank."),
     "gpu": (
         "GPUs",
-        "`gpu` is NVML's index, `uuid` NVML's own. At most 60 series a GPU, and two more for each XID seen. "
+        "`gpu` is NVML's index, `uuid` NVML's own. At most 60 series a GPU, and two more for each XID seen; "
+        "those that name a rank are of that rank's budget. "
         "Why one is missing, `nvidia_gpu_metric_unsupported` says.",
     ),
     "mig": (

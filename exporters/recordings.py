@@ -11,7 +11,7 @@ from pathlib import Path
 
 from exporters import catalog, host_memory
 from exporters.catalog import Metric
-from exporters.collector import Histogram, Sample
+from exporters.collector import Histogram, Runner, Sample
 from exporters.followed import CLOCK_WAS_SET_SECONDS, Endings, Followed, file_at
 from exporters.runs import (
     RUN_STATES,
@@ -249,6 +249,11 @@ class RecordingsCollector:
         )
 
 
+def living_ranks(recordings: RecordingsCollector, runner: Runner) -> Sequence[RankProcess]:
+    """The ranks that live as far as is known now; none when the recordings cannot be read."""
+    return () if runner.error else recordings.processes
+
+
 def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iterator[Sample]:
     observation = observations[0]
     live = observation.live
@@ -300,7 +305,7 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
         Histogram(_cumulative(live.step_duration_counts), live.step_duration_sum_ns / 1e9),
     )
     # A rank's devices are no fact of the run; `run` and `attempt` are said otherwise.
-    of_ranks = {*run, "gpu_uuid", "cuda_visible_devices"}
+    of_ranks = {*run, "gpu_uuid", "cuda_visible_device"}
     info = {key: value for key, value in sorted(status.info.items()) if key not in of_ranks}
     yield Sample(catalog.TRAINING_RUN_INFO, {**run, **info, "attempt": str(status.attempt)}, 1)
     for slot, value in enumerate(live.scalars):

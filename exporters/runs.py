@@ -110,15 +110,18 @@ class Observation:
 
 
 class RankProcess(NamedTuple):
-    """The process of a living rank, and which GPUs it says it uses: uuids, and CUDA_VISIBLE_DEVICES."""
+    """The process of a living rank, and which GPUs it says it uses.
+
+    `gpu_uuids` are those torch told, `visible_device` the uuid or index that CUDA_VISIBLE_DEVICES leaves it.
+    """
 
     run: str
     rank: int
     local_rank: int
     pid: int
     pid_namespace: int
-    gpu_uuids: tuple[str, ...]
-    visible_devices: tuple[str, ...]
+    gpu_uuids: tuple[str, ...] = ()
+    visible_device: str | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -133,13 +136,9 @@ def rank_process(observation: Observation) -> RankProcess:
         static.local_rank,
         static.pid,
         static.pid_namespace,
-        _listed(info.get("gpu_uuid", "")),
-        _listed(info.get("cuda_visible_devices", "")),
+        tuple(each for each in info.get("gpu_uuid", "").split(",") if each),
+        info.get("cuda_visible_device"),
     )
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(each.strip() for each in text.split(",") if each.strip())
 
 
 def rank_state(observation: Observation, stall_after_seconds: float) -> State:

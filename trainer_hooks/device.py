@@ -86,6 +86,16 @@ class Devices:
         return sum(known) if len(known) == len(peaks) else None
 
 
+def visible_to(local_rank: int) -> str | None:
+    """The device that CUDA_VISIBLE_DEVICES leaves this rank, as written there: an index, or a uuid.
+
+    It tells a GPU where torch does not, or not yet. None where it does not say which of several.
+    """
+    entries = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    entry = entries[0] if len(entries) == 1 else (entries[local_rank:] or [""])[0]
+    return entry[:128] or None
+
+
 def initialised() -> Any:
     """The torch module, where its CUDA has been initialised by the trainer; else None."""
     torch = sys.modules.get("torch")

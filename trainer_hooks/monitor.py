@@ -226,10 +226,9 @@ class Monitor(Totals):
         atexit.register(self._at_exit)
         if taken_over is None:
             self.event("start", pid=static.pid, attempt=recorder.attempt)
-            # Which GPU that is, the service can find out where torch does not tell, or not yet.
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            visible = device.visible_to(static.local_rank)
             if visible:
-                self.event("info", cuda_visible_devices=visible[:1024])
+                self.event("info", cuda_visible_device=visible)
             self.guard(_prune, folder)
         else:
             self.describe(**info)

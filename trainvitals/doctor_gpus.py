@@ -57,9 +57,7 @@ def gpu_findings(
         return [which_gpus]
     findings = [_finding_of_reading(which_gpus)]
     gpus = gpu_statuses(
-        [*which_gpus, *(sample for answer in others if not isinstance(answer, Finding) for sample in answer)],
-        windows={},
-        throttled={},
+        [*which_gpus, *(sample for answer in others if not isinstance(answer, Finding) for sample in answer)]
     )
     if any(gpu.up for gpu in gpus):
         failures = [answer for answer in others if isinstance(answer, Finding)]
@@ -118,7 +116,7 @@ def _finding_of_reading(samples: Sequence[Sample]) -> Finding:
         ),
         0,
     )
-    up = [gpu for gpu in gpu_statuses(samples, {}, {}) if gpu.up]
+    up = [gpu for gpu in gpu_statuses(samples) if gpu.up]
     if not up and not devices:
         return Finding(
             "GPUs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
@@ -17,7 +18,7 @@ from exporters import catalog
 from exporters.collector import Runner, Sample, stop_all
 from exporters.gpu.node import Gpus, GpuStatus, NvmlGpus, gpu_statuses
 from exporters.gpu.simulated import SimulatedGpus, parse_simulation
-from exporters.recordings import RecordingsCollector
+from exporters.recordings import RecordingsCollector, living_ranks
 from trainer_hooks import directory
 from trainvitals import interruption
 from trainvitals.gpu_table import View, render
@@ -53,12 +54,10 @@ def gpus(
     console = Console(highlight=False)
     once = once or not console.is_terminal
     recordings = RecordingsCollector([dir] if dir else directory.candidates())
-    source: Gpus = (
-        SimulatedGpus(simulation, lambda: recordings.processes)
-        if simulation.count
-        else NvmlGpus(lambda: recordings.processes)
-    )
-    watch = Watch(recordings, source, ONCE_INTERVAL_SECONDS if once else interval)
+    of_recordings = Runner(recordings)
+    ranks = functools.partial(living_ranks, recordings, of_recordings)
+    source: Gpus = SimulatedGpus(simulation, ranks) if simulation.count else NvmlGpus(ranks)
+    watch = Watch(of_recordings, source, ONCE_INTERVAL_SECONDS if once else interval)
     try:
         watch.start()
         view = watch.first_look()
@@ -95,13 +94,13 @@ def _stop(message: str) -> NoReturn:
 class Watch:
     """Follows GPUs and runs by their collectors; keeps what it knew when the driver gives no answer."""
 
-    def __init__(self, recordings: RecordingsCollector, gpus: Gpus, interval_seconds: float) -> None:
+    def __init__(self, of_recordings: Runner, gpus: Gpus, interval_seconds: float) -> None:
         self._gpus = gpus
         self._interval_seconds = interval_seconds
         for collector in gpus.collectors:
             if collector.name in (OF_GPUS, OF_WINDOWS):
                 collector.interval_seconds = interval_seconds
-        self._of_recordings = Runner(recordings)
+        self._of_recordings = of_recordings
         self._of_gpus = [Runner(collector) for collector in gpus.collectors]
         self._last = View(())
 
@@ -143,10 +142,9 @@ class Watch:
         age = self._age_seconds(samples)
         if OF_GPUS in errors:
             return self._last._replace(problems=problems, age_seconds=age)
-        windows = {} if OF_WINDOWS in errors else self._gpus.windows
         devices = [each.value for each in samples if each.metric is catalog.NVIDIA_GPU_DEVICES]
         self._last = View(
-            gpu_statuses(samples, windows, self._gpus.throttled),
+            gpu_statuses(samples),
             devices=int(devices[0]) if devices and isinstance(devices[0], float) else None,
             problems=problems,
             age_seconds=age if age > PATIENCE_ROUNDS * self._interval_seconds else None,

@@ -9,7 +9,7 @@ import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -18,13 +18,12 @@ import typer
 import uvicorn
 
 from exporters.api import LOCAL_HOSTS, create_app
-from exporters.collector import Collector, Runner, Sample, stop_all
+from exporters.collector import Runner, Sample, stop_all
 from exporters.gpu.dcgm import VideoCollector, dcgm_samples
-from exporters.gpu.node import Gpus, NvmlGpus, Ranks
+from exporters.gpu.node import Gpus, NvmlGpus, Ranks, published
 from exporters.gpu.simulated import SimulatedGpus, parse_simulation
 from exporters.history import History
-from exporters.recordings import RecordingsCollector
-from exporters.runs import RankProcess
+from exporters.recordings import RecordingsCollector, living_ranks
 from trainer_hooks import directory
 from trainvitals.listen import DEFAULT_LISTEN, Address, in_url, parse_listen
 
@@ -65,32 +64,35 @@ def serve(
 ) -> None:
     """Turn what the hooks record, and what the GPUs say, into metrics and an API."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    if only and (dir or state):
+        _stop("--only gpu follows no recordings and keeps no database: leave out --dir and --state")
     try:
         simulation = parse_simulation(simulate_gpus)
         listener = _bind(parse_listen(listen))
     except ValueError as error:
         _stop(str(error))
+    said: set[str] = set()
     history: History | None = None
     recordings: RecordingsCollector | None = None
+    runners: list[Runner] = []
     ranks: Ranks = tuple
     if only is None:
         history = _open_history(state or directory.state_directory() / "history.db")
         recordings = RecordingsCollector(
             [dir] if dir else directory.candidates(), stall_after_seconds=stall_after, last_seen=history
         )
-        ranks = functools.partial(_living, recordings)
+        runners.append(Runner(recordings, said=said))
+        ranks = functools.partial(living_ranks, recordings, runners[0])
     more = [VideoCollector] if compat is Compat.dcgm else []
     gpus: Gpus = SimulatedGpus(simulation, ranks) if simulation.count else NvmlGpus(ranks, more=more)
-    of_recordings: list[Collector] = [recordings] if recordings else []
-    said: set[str] = set()
-    runners = [Runner(each, said=said) for each in (*of_recordings, *gpus.collectors)]
+    runners += [Runner(each, said=said) for each in gpus.collectors]
     for runner in runners:
         runner.start()
     address = Address(*listener.getsockname()[:2])
     print(f"trainvitals: http://{address}", flush=True)
     application = create_app(
         *(recordings, runners, history, gpus, [*LOCAL_HOSTS, in_url(address.host)]),
-        finish=functools.partial(_with_names_of_dcgm, gpus) if compat is Compat.dcgm else iter,
+        page=_with_names_of_dcgm if compat is Compat.dcgm else published,
     )
     config = uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=2)
     # uvicorn stops in order and then raises the signal again for whoever was there before it.
@@ -112,12 +114,9 @@ def _open_history(database: Path) -> History:
         _stop(f"the database {database} cannot be opened ({error}); choose another with --state PATH")
 
 
-def _living(recordings: RecordingsCollector) -> Sequence[RankProcess]:
-    return recordings.processes
-
-
-def _with_names_of_dcgm(gpus: Gpus, samples: Iterable[Sample]) -> Iterable[Sample]:
-    return dcgm_samples(samples, gpus.windows, socket.gethostname())
+def _with_names_of_dcgm(samples: Iterable[Sample]) -> Iterable[Sample]:
+    samples = list(samples)
+    return [*published(samples), *dcgm_samples(samples, socket.gethostname())]
 
 
 def _end_well(number: int, frame: FrameType | None) -> NoReturn:

@@ -6,7 +6,7 @@ from our own samples. Profiling fields are means of the last window.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pynvml
@@ -14,8 +14,9 @@ import pynvml
 from exporters import catalog
 from exporters.catalog import Kind, Metric
 from exporters.collector import Sample
-from exporters.gpu.nvml import GpuLostError, Nvml, Reading
-from exporters.gpu.profile import LastWindow
+from exporters.gpu import last_window
+from exporters.gpu.node import value_of, without_the_lost
+from exporters.gpu.nvml import Device, NvmlCollector, Reading
 
 LABELS = ("gpu", "UUID", "pci_bus_id", "device", "modelName", "Hostname", "DCGM_FI_DRIVER_VERSION")
 MIB = 1024**2
@@ -34,6 +35,14 @@ class _Derived(NamedTuple):
     labels: Mapping[str, str] = {}
 
 
+FB_USED = _field("DCGM_FI_DEV_FB_USED", "gauge", "Device memory in use in MiB.")
+GRAPHICS_ACTIVE = _field(
+    "DCGM_FI_PROF_GR_ENGINE_ACTIVE", "gauge", "Share of time the graphics engine was active."
+)
+TENSOR_ACTIVE = _field(
+    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", "gauge", "Share of cycles the tensor cores were active."
+)
+DRAM_ACTIVE = _field("DCGM_FI_PROF_DRAM_ACTIVE", "gauge", "Share of cycles the memory moved data.")
 _DERIVED = (
     _Derived(
         _field("DCGM_FI_DEV_SM_CLOCK", "gauge", "Clock of the SMs in MHz."),
@@ -71,9 +80,25 @@ _DERIVED = (
         _field("DCGM_FI_DEV_MEM_COPY_UTIL", "gauge", "Utilization of the memory controller in percent."),
         catalog.NVIDIA_GPU_MEMORY_CONTROLLER_ACTIVE_PERCENT,
     ),
+    _Derived(FB_USED, catalog.NVIDIA_GPU_MEMORY_USED_BYTES, 1 / MIB),
+    _Derived(GRAPHICS_ACTIVE, last_window.GRAPHICS_ACTIVE),
+    _Derived(TENSOR_ACTIVE, last_window.TENSOR_ACTIVE),
+    _Derived(DRAM_ACTIVE, last_window.DRAM_ACTIVE),
     _Derived(
-        _field("DCGM_FI_DEV_FB_USED", "gauge", "Device memory in use in MiB."),
-        *(catalog.NVIDIA_GPU_MEMORY_USED_BYTES, 1 / MIB),
+        _field("DCGM_FI_PROF_PCIE_TX_BYTES", "gauge", "Bytes a second sent over PCIe."),
+        last_window.PCIE_TRANSMIT,
+    ),
+    _Derived(
+        _field("DCGM_FI_PROF_PCIE_RX_BYTES", "gauge", "Bytes a second received over PCIe."),
+        last_window.PCIE_RECEIVE,
+    ),
+    _Derived(
+        _field("DCGM_FI_DEV_ENC_UTIL", "gauge", "Utilization of the video encoder in percent."),
+        last_window.ENCODER,
+    ),
+    _Derived(
+        _field("DCGM_FI_DEV_DEC_UTIL", "gauge", "Utilization of the video decoder in percent."),
+        last_window.DECODER,
     ),
     _Derived(
         _field("DCGM_FI_DEV_FB_RESERVED", "gauge", "Device memory the driver keeps in MiB."),
@@ -97,131 +122,107 @@ XID_ERRORS = _field("DCGM_FI_DEV_XID_ERRORS", "gauge", "Number of the last XID e
 NVLINK_BANDWIDTH = _field(
     "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL", "counter", "Data over all NVLinks, both directions, in KiB."
 )
-ENCODER = _field("DCGM_FI_DEV_ENC_UTIL", "gauge", "Utilization of the video encoder in percent.")
-DECODER = _field("DCGM_FI_DEV_DEC_UTIL", "gauge", "Utilization of the video decoder in percent.")
-_OF_THE_LAST_WINDOW: tuple[tuple[Metric, Callable[[LastWindow], float | None]], ...] = (
-    (
-        _field("DCGM_FI_PROF_GR_ENGINE_ACTIVE", "gauge", "Share of time the graphics engine was active."),
-        lambda window: window.graphics_active,
-    ),
-    (
-        _field("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", "gauge", "Share of cycles the tensor cores were active."),
-        lambda window: window.tensor_active,
-    ),
-    (
-        _field("DCGM_FI_PROF_DRAM_ACTIVE", "gauge", "Share of cycles the memory moved data."),
-        lambda window: window.dram_active,
-    ),
-    (
-        _field("DCGM_FI_PROF_PCIE_TX_BYTES", "gauge", "Bytes a second sent over PCIe."),
-        lambda window: window.pcie_transmit_bytes_per_second,
-    ),
-    (
-        _field("DCGM_FI_PROF_PCIE_RX_BYTES", "gauge", "Bytes a second received over PCIe."),
-        lambda window: window.pcie_receive_bytes_per_second,
-    ),
-)
+_OF_MIG = {
+    catalog.NVIDIA_GPU_MIG_MEMORY_USED_BYTES: (FB_USED, 1 / MIB),
+    last_window.TENSOR_ACTIVE: (TENSOR_ACTIVE, 1.0),
+    last_window.DRAM_ACTIVE: (DRAM_ACTIVE, 1.0),
+    last_window.GRAPHICS_ACTIVE: (GRAPHICS_ACTIVE, 1.0),
+}
+_NO_XID = "No Error"
 
 
-class VideoCollector:
+class VideoCollector(NvmlCollector):
     """Asks what dcgm-exporter has and a training does not need: the use of the video engines."""
 
     name = "gpu_video"
     interval_seconds = 15.0
     deadline_seconds = 10.0
 
-    def __init__(self, nvml: Nvml) -> None:
-        self._nvml = nvml
-
-    def collect(self) -> list[Sample]:
-        """Samples with our own labels. Raises NvmlUnavailableError when NVML gives nothing."""
-        samples: list[Sample] = []
-        with self._nvml.session() as session:
-            for device in session.devices():
-                reading = Reading(device)
-                try:
-                    for metric, function in (
-                        (ENCODER, pynvml.nvmlDeviceGetEncoderUtilization),
-                        (DECODER, pynvml.nvmlDeviceGetDecoderUtilization),
-                    ):
-                        answer = reading.ask((), function, device.handle)
-                        reading.add(metric, answer[0] if answer else None)
-                except GpuLostError:
-                    continue
-                samples += reading.samples
-        return samples
-
-    def close(self) -> None:
-        """Nothing to end: the session is the other collectors' too."""
+    def read(self, device: Device) -> list[Sample]:
+        """Nothing is said of an engine that the GPU does not have: this is no metric of ours."""
+        reading = Reading(device)
+        for metric, function in (
+            (last_window.ENCODER, pynvml.nvmlDeviceGetEncoderUtilization),
+            (last_window.DECODER, pynvml.nvmlDeviceGetDecoderUtilization),
+        ):
+            answer = reading.ask((), function, device.handle)
+            reading.add(metric, answer[0] if answer else None)
+        return reading.samples()
 
 
-def dcgm_samples(
-    samples: Iterable[Sample], windows: Mapping[str, LastWindow], hostname: str
-) -> Iterator[Sample]:
-    """Ours, those of the video engines excepted, and dcgm-exporter's of the same GPUs."""
+def dcgm_samples(samples: Iterable[Sample], hostname: str) -> Iterator[Sample]:
+    """The series that dcgm-exporter would have of the GPUs in these samples; of a lost one its XID only."""
+    samples = without_the_lost(samples)
     of_gpu: dict[str, list[Sample]] = {}
+    success: dict[str, bool] = {}
     for sample in samples:
-        if sample.metric in (ENCODER, DECODER):
+        if "uuid" in sample.labels:
             of_gpu.setdefault(sample.labels["uuid"], []).append(sample)
-            continue
-        yield sample
-        if sample.metric.scope == "gpu":
-            of_gpu.setdefault(sample.labels["uuid"], []).append(sample)
-    for uuid, known in of_gpu.items():
-        yield from _of_gpu(known, windows.get(uuid, LastWindow()), hostname)
+        elif sample.metric is catalog.COLLECTOR_SUCCESS:
+            success[sample.labels["collector"]] = sample.value == 1
+    hears_xids = success.get("gpu_xid", success.get("gpu", False))
+    for known in of_gpu.values():
+        # Without its identity its series would be others than before.
+        info = next((each.labels for each in known if each.metric is catalog.NVIDIA_GPU_INFO), None)
+        if info is not None:
+            yield from _of_gpu(known, _labels(info, hostname), hears_xids)
 
 
-def _of_gpu(samples: Sequence[Sample], window: LastWindow, hostname: str) -> Iterator[Sample]:
-    info = next((each.labels for each in samples if each.metric is catalog.NVIDIA_GPU_INFO), {})
-    is_up = _value(samples, catalog.NVIDIA_GPU_UP) == 1
-    index = samples[0].labels["gpu"]
-    labels = {
-        "gpu": index,
-        "UUID": samples[0].labels["uuid"],
+def _labels(info: Mapping[str, str], hostname: str) -> dict[str, str]:
+    return {
+        "gpu": info["gpu"],
+        "UUID": info["uuid"],
         "pci_bus_id": info.get("pci_bus_id", ""),
-        "device": f"nvidia{index}",
+        "device": f"nvidia{info['gpu']}",
         "modelName": info.get("name", ""),
         "Hostname": hostname,
         "DCGM_FI_DRIVER_VERSION": info.get("driver_version", ""),
     }
+
+
+def _of_gpu(samples: Sequence[Sample], labels: dict[str, str], hears_xids: bool) -> Iterator[Sample]:
+    ours = {"gpu": labels["gpu"], "uuid": labels["UUID"]}
+
+    def value(metric: Metric, more: Mapping[str, str] = {}) -> float | None:
+        return value_of(samples, metric, {**ours, **more})
+
     for each in _DERIVED:
-        value = _value(samples, each.ours, each.labels)
-        if value is not None:
-            yield Sample(each.metric, labels, value * each.factor)
+        known = value(each.ours, each.labels)
+        if known is not None:
+            yield Sample(each.metric, labels, known * each.factor)
     total, reserved, used = (
-        _value(samples, metric)
-        for metric in (
-            catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES,
-            catalog.NVIDIA_GPU_MEMORY_RESERVED_BYTES,
-            catalog.NVIDIA_GPU_MEMORY_USED_BYTES,
-        )
+        value(catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES),
+        value(catalog.NVIDIA_GPU_MEMORY_RESERVED_BYTES),
+        value(catalog.NVIDIA_GPU_MEMORY_USED_BYTES),
     )
     if total is not None and reserved is not None and used is not None:
         yield Sample(FB_FREE, labels, (total - reserved - used) / MIB)
-    sent = _value(samples, catalog.NVIDIA_GPU_NVLINK_TRANSMIT_BYTES_TOTAL)
-    received = _value(samples, catalog.NVIDIA_GPU_NVLINK_RECEIVE_BYTES_TOTAL)
+    sent = value(catalog.NVIDIA_GPU_NVLINK_TRANSMIT_BYTES_TOTAL)
+    received = value(catalog.NVIDIA_GPU_NVLINK_RECEIVE_BYTES_TOTAL)
     if sent is not None and received is not None:
         yield Sample(NVLINK_BANDWIDTH, labels, (sent + received) / 1024)
-    last = {
-        each.labels["xid"]: each.value
-        for each in samples
-        if each.metric is catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS and isinstance(each.value, float)
-    }
-    newest = max(last, key=lambda xid: last[xid]) if last else "0"
-    if newest.isdecimal():
-        yield Sample(XID_ERRORS, labels, float(newest))
-    for metric in (ENCODER, DECODER):
-        value = _value(samples, metric)
-        if value is not None:
-            yield Sample(metric, labels, value)
-    for metric, of_window in _OF_THE_LAST_WINDOW if is_up else ():
-        value = of_window(window)
-        if value is not None:
-            yield Sample(metric, labels, value)
-
-
-def _value(samples: Iterable[Sample], metric: Metric, labels: Mapping[str, str] = {}) -> float | None:
+    yield from _last_xid(samples, labels, hears_xids)
     for sample in samples:
-        if sample.metric is metric and labels.items() <= sample.labels.items():
-            return sample.value if isinstance(sample.value, float) else None
-    return None
+        if sample.metric in _OF_MIG and "mig_instance" in sample.labels:
+            assert isinstance(sample.value, float)
+            metric, factor = _OF_MIG[sample.metric]
+            instance = {
+                "GPU_I_PROFILE": sample.labels["mig_profile"],
+                "GPU_I_ID": sample.labels["mig_instance"],
+            }
+            yield Sample(metric, {**labels, **instance}, sample.value * factor)
+
+
+def _last_xid(samples: Sequence[Sample], labels: dict[str, str], hears_xids: bool) -> Iterator[Sample]:
+    """The number of the last XID, 0 where none was and one would have been heard."""
+    last: dict[str, float] = {}
+    for sample in samples:
+        if sample.metric is catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS:
+            assert isinstance(sample.value, float)
+            last[sample.labels["xid"]] = sample.value
+        elif sample.metric is catalog.NVIDIA_GPU_METRIC_UNSUPPORTED:
+            hears_xids &= sample.labels["metric"] != catalog.NVIDIA_GPU_XID_ERRORS_TOTAL.name
+    newest = max(last, key=lambda xid: last[xid]) if last else "0"
+    if newest.isdecimal() and (last or hears_xids):
+        text = f"Xid {newest}" if last else _NO_XID
+        yield Sample(XID_ERRORS, {**labels, "err_code": newest, "err_msg": text}, float(newest))

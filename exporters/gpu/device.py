@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import pynvml
@@ -10,12 +10,13 @@ import pynvml
 from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Sample
+from exporters.gpu import last_window
 from exporters.gpu.nvml import (
     ALL_LINKS,
     Device,
-    Field,
     GpuLostError,
     Nvml,
+    NvmlCollector,
     Reading,
     Session,
     Unwrapped,
@@ -74,58 +75,48 @@ _FIELDS = (
 _WANTED = [(field, each.scope) for each in (*_FIELDS, _THERMAL) for field in each.ids]
 
 
-class DeviceCollector:
-    """Reads every GPU of this node; of a GPU that is lost it keeps saying who it was, and that it is down.
-
-    `throttled` are the reasons for which clocks were held down in the last round, by uuid.
-    """
+class DeviceCollector(NvmlCollector):
+    """Reads every GPU of this node; of a GPU that is lost it keeps saying who it was, and that it is down."""
 
     name = "gpu"
     interval_seconds = 5.0
     deadline_seconds = 10.0
 
     def __init__(self, nvml: Nvml) -> None:
-        self.throttled: dict[str, tuple[str, ...]] = {}
-        self._nvml = nvml
+        super().__init__(nvml)
         self._seen: dict[str, tuple[Device, str | None]] = {}
-        self._throttle_seconds: dict[str, dict[str, float]] = {}
         self._counters = Unwrapped()
+        self._throttle_seconds: dict[tuple[str, str], float] = {}
 
     def collect(self) -> list[Sample]:
         """Raises NvmlUnavailableError when there is no library, no driver, or no access to it."""
+        answering: dict[str, list[Sample]] = {}
         with self._nvml.session() as session:
-            answering: dict[str, list[Sample]] = {}
             for device in session.devices():
                 try:
                     samples, mig_mode = self._read(session, device)
                 except GpuLostError:
                     continue
-                answering[device.uuid] = samples
-                self._note_throttling(device.uuid, samples)
+                answering[device.uuid] = [*samples, *self._throttled(device, samples)]
                 self._seen[device.uuid] = device, mig_mode
             samples = [Sample(catalog.NVIDIA_GPU_DEVICES, {}, float(session.count))]
         for device, mig_mode in sorted(self._seen.values(), key=lambda seen: seen[0].index):
+            is_up = device.uuid in answering
             samples.append(_info(device, mig_mode))
-            samples.append(
-                Sample(catalog.NVIDIA_GPU_UP, device.labels, float(device.uuid in answering)),
-            )
+            samples.append(Sample(catalog.NVIDIA_GPU_UP, device.labels, float(is_up)))
             samples.extend(answering.get(device.uuid, ()))
         return samples
 
-    def close(self) -> None:
-        """Nothing to end: the session is the other collectors' too."""
-
-    def _note_throttling(self, uuid: str, samples: Iterable[Sample]) -> None:
-        seconds = {
-            sample.labels["reason"]: sample.value
-            for sample in samples
-            if sample.metric is catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL and isinstance(sample.value, float)
-        }
-        before = self._throttle_seconds.get(uuid, seconds)
-        self._throttle_seconds[uuid] = seconds
-        self.throttled[uuid] = tuple(
-            reason for reason, now in seconds.items() if now > before.get(reason, now)
-        )
+    def _throttled(self, device: Device, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """The reasons for which its clocks were held down since the last round."""
+        for sample in samples:
+            if sample.metric is catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL:
+                assert isinstance(sample.value, float)
+                reason = sample.labels["reason"]
+                before = self._throttle_seconds.get((device.uuid, reason), sample.value)
+                self._throttle_seconds[device.uuid, reason] = sample.value
+                if sample.value > before:
+                    yield Sample(last_window.THROTTLED, {**device.labels, "reason": reason}, 1.0)
 
     def _read(self, session: Session, device: Device) -> tuple[list[Sample], str | None]:
         """Its samples, and whether MIG is on; raises GpuLostError."""
@@ -139,7 +130,8 @@ class DeviceCollector:
         if utilization is not None:
             reading.add(catalog.NVIDIA_GPU_UTILIZATION_PERCENT, utilization.gpu)
             reading.add(catalog.NVIDIA_GPU_MEMORY_CONTROLLER_ACTIVE_PERCENT, utilization.memory)
-        if memory is None and utilization is None and _all_unknown(reading):
+        memory_code = reading.missing.get(catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES)
+        if memory_code == pynvml.NVML_ERROR_UNKNOWN and utilization is None:
             # One call may say "unknown error" of itself; a device that says nothing else is gone.
             raise GpuLostError
         temperature = catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS
@@ -156,14 +148,11 @@ class DeviceCollector:
         self._read_fields(session, reading)
         # MIG can be switched on a Hopper GPU while it is in use, so it is read anew each time.
         mig = reading.ask((), pynvml.nvmlDeviceGetMigMode, handle)
-        return [*reading.samples, *reading.unsupported()], MIG_MODES.get(mig[0]) if mig else None
+        return reading.samples(), MIG_MODES.get(mig[0]) if mig else None
 
     def _read_fields(self, session: Session, reading: Reading) -> None:
-        try:
-            answers = fields(reading.device, _WANTED)
-        except pynvml.NVMLError as error:
-            code = code_of(error)
-            answers = {key: Field(0, code, 64) for key in _WANTED}
+        answers = fields(reading.device, _WANTED)
+        told_apart = False
 
         def add(wanted: _FieldMetric) -> bool:
             found = [answers[field, wanted.scope] for field in wanted.ids]
@@ -173,17 +162,16 @@ class DeviceCollector:
             value = known.value
             if wanted.metric.kind == "counter":
                 key = reading.device.uuid, wanted.metric.name, *wanted.labels.values()
-                value = self._counters.take(key, value, known.bits, session.number)
+                value = self._counters.take(key, int(value), known.bits, session.number)
             reading.add(wanted.metric, value * wanted.factor, **wanted.labels)
             return True
 
         for wanted in _FIELDS:
-            if not add(wanted):
-                if wanted.metric is catalog.NVIDIA_GPU_POWER_WATTS and _read_power(reading):
-                    continue
+            if add(wanted):
+                told_apart |= wanted.labels.get("reason") in ("sw_thermal", "hw_thermal")
+            elif wanted.metric is not catalog.NVIDIA_GPU_POWER_WATTS or not _read_power(reading):
                 reading.note(wanted.metric, answers[wanted.ids[0], wanted.scope].code)
-        reasons = {sample.labels.get("reason") for sample in reading.samples}
-        if not {"sw_thermal", "hw_thermal"} & reasons:
+        if not told_apart:
             add(_THERMAL)
 
 
@@ -203,7 +191,3 @@ def _info(device: Device, mig_mode: str | None) -> Sample:
     if mig_mode is not None:
         known["mig_mode"] = mig_mode
     return Sample(catalog.NVIDIA_GPU_INFO, {**device.labels, **known}, 1.0)
-
-
-def _all_unknown(reading: Reading) -> bool:
-    return pynvml.NVML_ERROR_UNKNOWN in reading.missing.values()

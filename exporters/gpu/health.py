@@ -15,9 +15,8 @@ from exporters.catalog import Metric
 from exporters.collector import Sample
 from exporters.gpu.nvml import (
     ALL_LINKS,
-    Field,
-    GpuLostError,
-    Nvml,
+    Device,
+    NvmlCollector,
     Reading,
     call,
     code_of,
@@ -53,31 +52,17 @@ _FIELDS: tuple[tuple[Metric, dict[str, str], int, int], ...] = (
 )
 
 
-class HealthCollector:
-    """Reads what changes rarely of every GPU; one that is lost has none of it."""
+class HealthCollector(NvmlCollector):
+    """Reads what changes rarely of every GPU."""
 
     name = "gpu_health"
     interval_seconds = 30.0
     deadline_seconds = 30.0
 
-    def __init__(self, nvml: Nvml) -> None:
-        self._nvml = nvml
-
-    def collect(self) -> list[Sample]:
-        """Raises NvmlUnavailableError when there is no library, no driver, or no access to it."""
-        samples: list[Sample] = []
-        with self._nvml.session() as session:
-            for device in session.devices():
-                reading = Reading(device)
-                try:
-                    _read(reading)
-                except GpuLostError:
-                    continue
-                samples += [*reading.samples, *reading.unsupported()]
-        return samples
-
-    def close(self) -> None:
-        """Nothing to end: the session is the other collectors' too."""
+    def read(self, device: Device) -> list[Sample]:
+        reading = Reading(device)
+        _read(reading)
+        return reading.samples()
 
 
 def _read(reading: Reading) -> None:
@@ -107,11 +92,7 @@ def _read(reading: Reading) -> None:
 
 
 def _read_fields(reading: Reading) -> None:
-    wanted = [(field, scope) for _, _, field, scope in _FIELDS]
-    try:
-        answers = fields(reading.device, wanted)
-    except pynvml.NVMLError as error:
-        answers = dict.fromkeys(wanted, Field(0, code_of(error), 64))
+    answers = fields(reading.device, [(field, scope) for _, _, field, scope in _FIELDS])
     for metric, labels, field, scope in _FIELDS:
         answer = answers[field, scope]
         if answer.code == pynvml.NVML_SUCCESS:

@@ -9,7 +9,7 @@ import pynvml
 
 from exporters import catalog
 from exporters.collector import Sample
-from exporters.gpu.nvml import Device, GpuLostError, Nvml, Reading, call, code_of, raise_if_lost, text
+from exporters.gpu.nvml import Device, NvmlCollector, Reading, call, code_of, raise_if_lost, text
 
 # The compute instance's part of a profile such as 1c.3g.40gb: the memory is that of the GPU instance.
 _OF_COMPUTE_INSTANCE = re.compile(r"^\d+c\.")
@@ -29,39 +29,23 @@ class MigInstance(NamedTuple):
         return {"mig_instance": str(self.gpu_instance), "mig_profile": self.profile}
 
 
-class MigCollector:
+class MigCollector(NvmlCollector):
     """Reads the memory of every MIG instance."""
 
     name = "gpu_mig"
     interval_seconds = 10.0
     deadline_seconds = 10.0
 
-    def __init__(self, nvml: Nvml) -> None:
-        self._nvml = nvml
-
-    def collect(self) -> list[Sample]:
-        """Raises NvmlUnavailableError when there is no library, no driver, or no access to it."""
-        samples: list[Sample] = []
-        with self._nvml.session() as session:
-            for device in session.devices():
-                try:
-                    for instance in gpu_instances(mig_devices(device)):
-                        samples += _read(device, instance)
-                except GpuLostError:
-                    continue
-        return samples
-
-    def close(self) -> None:
-        """Nothing to end: the session is the other collectors' too."""
-
-
-def _read(device: Device, instance: MigInstance) -> list[Sample]:
-    reading = Reading(device, **instance.labels)
-    memory = reading.ask(_MEMORY, pynvml.nvmlDeviceGetMemoryInfo, instance.handle, pynvml.nvmlMemory_v2)
-    if memory is not None:
-        reading.add(catalog.NVIDIA_GPU_MIG_MEMORY_USED_BYTES, memory.used)
-        reading.add(catalog.NVIDIA_GPU_MIG_MEMORY_TOTAL_BYTES, memory.total)
-    return [*reading.samples, *reading.unsupported()]
+    def read(self, device: Device) -> list[Sample]:
+        reading = Reading(device)
+        for instance in gpu_instances(mig_devices(device)):
+            memory = reading.ask(
+                _MEMORY, pynvml.nvmlDeviceGetMemoryInfo, instance.handle, pynvml.nvmlMemory_v2
+            )
+            if memory is not None:
+                reading.add(catalog.NVIDIA_GPU_MIG_MEMORY_USED_BYTES, memory.used, **instance.labels)
+                reading.add(catalog.NVIDIA_GPU_MIG_MEMORY_TOTAL_BYTES, memory.total, **instance.labels)
+        return reading.samples()
 
 
 def mig_devices(device: Device) -> list[MigInstance]:

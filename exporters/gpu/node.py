@@ -11,12 +11,13 @@ from typing import Protocol
 from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Collector, Sample
+from exporters.gpu import last_window
 from exporters.gpu.device import DeviceCollector
 from exporters.gpu.health import HealthCollector
 from exporters.gpu.mig import MigCollector
 from exporters.gpu.nvml import Nvml
 from exporters.gpu.processes import ProcessCollector
-from exporters.gpu.profile import LastWindow, ProfileCollector
+from exporters.gpu.profile import ProfileCollector
 from exporters.gpu.xid import KERNEL_LOG, XidCollector
 from exporters.runs import RankProcess
 from trainer_hooks import recording
@@ -25,22 +26,13 @@ Ranks = Callable[[], Sequence[RankProcess]]
 
 
 class Gpus(Protocol):
-    """The GPUs of a node, real or simulated; the last window and its throttle reasons by uuid.
-
-    `nvml` is what can be released; simulated GPUs have none.
-    """
+    """The GPUs of a node, real or simulated. `nvml` is what can be released; simulated GPUs have none."""
 
     @property
     def nvml(self) -> Nvml | None: ...
 
     @property
     def collectors(self) -> Sequence[Collector]: ...
-
-    @property
-    def windows(self) -> Mapping[str, LastWindow]: ...
-
-    @property
-    def throttled(self) -> Mapping[str, Sequence[str]]: ...
 
     def close(self) -> None: ...
 
@@ -60,11 +52,9 @@ class NvmlGpus:
     ) -> None:
         """`ranks` are those that live on this node; `more` makes further collectors of the same session."""
         self.nvml = Nvml(monotonic=monotonic)
-        self._device = DeviceCollector(self.nvml)
-        self._profile = ProfileCollector(self.nvml, monotonic=monotonic)
         self.collectors: Sequence[Collector] = (
-            self._device,
-            self._profile,
+            DeviceCollector(self.nvml),
+            ProfileCollector(self.nvml, monotonic=monotonic),
             HealthCollector(self.nvml),
             MigCollector(self.nvml),
             ProcessCollector(self.nvml, ranks, pid_namespace=pid_namespace, monotonic=monotonic),
@@ -72,17 +62,37 @@ class NvmlGpus:
             *(collector(self.nvml) for collector in more),
         )
 
-    @property
-    def windows(self) -> Mapping[str, LastWindow]:
-        return self._profile.windows
-
-    @property
-    def throttled(self) -> Mapping[str, Sequence[str]]:
-        return self._device.throttled
-
     def close(self) -> None:
         """End the session; one in which a call hangs is left."""
         self.nvml.close()
+
+
+# What stays of a GPU that is lost.
+_OF_THE_LOST = {
+    catalog.NVIDIA_GPU_INFO,
+    catalog.NVIDIA_GPU_UP,
+    catalog.NVIDIA_GPU_XID_ERRORS_TOTAL,
+    catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS,
+}
+
+
+def without_the_lost(samples: Iterable[Sample]) -> list[Sample]:
+    """The samples but for what is not known any more of a GPU that is lost.
+
+    Each collector learns of a loss in its own round: what the others said before is not true any more.
+    """
+    samples = list(samples)
+    lost = {
+        each.labels["uuid"] for each in samples if each.metric is catalog.NVIDIA_GPU_UP and each.value == 0
+    }
+    if not lost:
+        return samples
+    return [each for each in samples if each.metric in _OF_THE_LOST or each.labels.get("uuid") not in lost]
+
+
+def published(samples: Iterable[Sample]) -> list[Sample]:
+    """What goes on the page: nothing that is only shown, and little of a GPU that is lost."""
+    return [each for each in without_the_lost(samples) if each.metric.scope != "window"]
 
 
 @dataclass(frozen=True, order=True)
@@ -119,57 +129,58 @@ class GpuStatus:
     ranks: tuple[RankOnGpu, ...] = ()
 
 
-def gpu_statuses(
-    samples: Iterable[Sample], windows: Mapping[str, LastWindow], throttled: Mapping[str, Sequence[str]]
-) -> list[GpuStatus]:
+def gpu_statuses(samples: Iterable[Sample]) -> list[GpuStatus]:
     """Every GPU of which these samples say whether it is up, by index.
 
     `unsupported` has the reason by the name of the metric.
     """
     by_uuid: dict[str, list[Sample]] = {}
-    for sample in samples:
+    for sample in without_the_lost(samples):
         if "uuid" in sample.labels:
             by_uuid.setdefault(sample.labels["uuid"], []).append(sample)
     statuses = [
-        _status(uuid, of_gpu, windows.get(uuid, LastWindow()), throttled.get(uuid, ()))
+        _status(uuid, of_gpu)
         for uuid, of_gpu in by_uuid.items()
         if any(sample.metric is catalog.NVIDIA_GPU_UP for sample in of_gpu)
     ]
     return sorted(statuses, key=lambda status: status.gpu)
 
 
-def _status(uuid: str, samples: Sequence[Sample], window: LastWindow, throttled: Sequence[str]) -> GpuStatus:
+def _status(uuid: str, samples: Sequence[Sample]) -> GpuStatus:
     def value(metric: Metric, **labels: str) -> float | None:
-        for sample in samples:
-            if sample.metric is metric and labels.items() <= sample.labels.items():
-                assert isinstance(sample.value, float)
-                return sample.value
-        return None
+        return value_of(samples, metric, {"gpu": samples[0].labels["gpu"], "uuid": uuid, **labels})
 
     def of(metric: Metric) -> list[dict[str, str]]:
         return [sample.labels for sample in samples if sample.metric is metric]
 
-    up = value(catalog.NVIDIA_GPU_UP) == 1
     info = of(catalog.NVIDIA_GPU_INFO)
     ranks = {RankOnGpu(labels["run"], int(labels["rank"])) for labels in of(catalog.TRAINING_RUN_GPU_INFO)}
     return GpuStatus(
         gpu=int(samples[0].labels["gpu"]),
         uuid=uuid,
-        up=up,
+        up=value(catalog.NVIDIA_GPU_UP) == 1,
         name=info[0].get("name") if info else None,
         utilization_percent=value(catalog.NVIDIA_GPU_UTILIZATION_PERCENT),
         memory_used_bytes=value(catalog.NVIDIA_GPU_MEMORY_USED_BYTES),
         memory_total_bytes=value(catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES),
-        sm_active_ratio=window.sm_active if up else None,
-        tensor_active_ratio=window.tensor_active if up else None,
-        dram_active_ratio=window.dram_active if up else None,
+        sm_active_ratio=value(last_window.SM_ACTIVE),
+        tensor_active_ratio=value(last_window.TENSOR_ACTIVE),
+        dram_active_ratio=value(last_window.DRAM_ACTIVE),
         power_watts=value(catalog.NVIDIA_GPU_POWER_WATTS),
         power_limit_watts=value(catalog.NVIDIA_GPU_POWER_LIMIT_WATTS),
         temperature_celsius=value(catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS, sensor="gpu"),
-        throttled=tuple(throttled) if up else (),
+        throttled=tuple(labels["reason"] for labels in of(last_window.THROTTLED)),
         xids=tuple(labels["xid"] for labels in of(catalog.NVIDIA_GPU_XID_ERRORS_TOTAL)),
         unsupported={
             labels["metric"]: labels["reason"] for labels in of(catalog.NVIDIA_GPU_METRIC_UNSUPPORTED)
         },
         ranks=tuple(sorted(ranks)),
     )
+
+
+def value_of(samples: Iterable[Sample], metric: Metric, labels: Mapping[str, str]) -> float | None:
+    """The value of the series with exactly these labels; None when there is none."""
+    for sample in samples:
+        if sample.metric is metric and sample.labels == labels and isinstance(sample.value, float):
+            return sample.value
+    return None

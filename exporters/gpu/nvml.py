@@ -8,11 +8,12 @@ over or when it is released; the next round opens another.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pynvml
 
@@ -79,7 +80,9 @@ class Session:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.driver_version = text(pynvml.nvmlSystemGetDriverVersion)
+        self.driver_version = None
+        with contextlib.suppress(GpuLostError):  # no answer of a machine, but no reason to fail
+            self.driver_version = text(pynvml.nvmlSystemGetDriverVersion)
         self.count = 0
         self._devices: dict[int, Device] = {}
 
@@ -103,16 +106,21 @@ class Session:
 
 
 class Nvml:
-    """Opens the session when it is asked for, and closes it when it is over or released."""
+    """Opens the session when it is asked for, and closes it when it is over or released.
+
+    NVML is never called with the lock held: a library that hangs as it opens or closes holds up those who
+    want the session, and nobody else.
+    """
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._changed = threading.Condition()
+        self._state: Literal["closed", "opening", "open", "closing"] = "closed"
         self._session: Session | None = None
         self._holders = 0
         self._over = False
         self._opened = 0
-        self._released_until: float | None = None
+        self._released_until = -math.inf
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
@@ -130,7 +138,9 @@ class Nvml:
             self._over = True
             raise _unavailable(error) from error
         finally:
-            self._let_go()
+            with self._changed:
+                self._holders -= 1
+                self._close_if_idle()
 
     def release(self, seconds: float, *, wait_seconds: float = 5.0) -> bool:
         """Close the session, and open none for so long: for a driver's reload, or a change of MIG.
@@ -140,68 +150,110 @@ class Nvml:
         self._released_until = self._monotonic() + seconds
         return self._close_within(wait_seconds)
 
+    @property
     def released_seconds(self) -> float:
         """How long NVML stays released yet; 0 when it is not."""
-        until = self._released_until
-        return 0.0 if until is None else max(0.0, until - self._monotonic())
+        return max(0.0, self._released_until - self._monotonic())
+
+    @property
+    def is_closed(self) -> bool:
+        return self._state == "closed"
 
     def resume(self) -> None:
         """End a release before its time."""
-        self._released_until = None
+        self._released_until = -math.inf
 
     def close(self) -> None:
-        """End the session. Leaves it open when a call into NVML hangs, since this one would hang too."""
+        """End the session; one in which a call hangs is left, and ends when it returns."""
         self._close_within(_CLOSE_SECONDS)
-
-    def _close_within(self, seconds: float) -> bool:
-        if not self._changed.acquire(timeout=seconds):
-            return False  # the library hangs as it opens
-        try:
-            self._over = self._session is not None
-            self._close_if_idle()
-            return self._changed.wait_for(lambda: self._session is None, seconds)
-        finally:
-            self._changed.release()
 
     def _acquire(self) -> Session:
         with self._changed:
-            if self.released_seconds():
+            self._changed.wait_for(lambda: self._state in ("closed", "open"))
+            if self.released_seconds:
                 raise NvmlUnavailableError("NVML is released", "it is taken up again by itself")
-            if self._over and self._holders:
-                raise NvmlUnavailableError(
-                    "the session with NVML is over, and a call of it has not returned",
-                    "look for NVRM lines in `dmesg` if this lasts",
-                )
-            if self._session is None:
-                call(pynvml.nvmlInitWithFlags, pynvml.NVML_INIT_FLAG_NO_GPUS)
-                self._opened += 1
-                self._over = False
-                self._session = Session(self._opened)
-            self._holders += 1
-            return self._session
+            if self._session is not None:
+                if self._over:
+                    raise NvmlUnavailableError(
+                        "the session with NVML is over, and a call of it has not returned",
+                        "look for NVRM lines in `dmesg` if this lasts",
+                    )
+                self._holders += 1
+                return self._session
+            self._state, self._over = "opening", False
+            self._opened += 1
+        session = None
+        try:
+            session = _open(self._opened)
+            return session
+        finally:
+            with self._changed:
+                self._session = session
+                self._state = "closed" if session is None else "open"
+                self._holders += session is not None
+                self._changed.notify_all()
 
-    def _let_go(self) -> None:
+    def _close_within(self, seconds: float) -> bool:
         with self._changed:
-            self._holders -= 1
+            self._over = self._state in ("opening", "open")
             self._close_if_idle()
+            return self._changed.wait_for(lambda: self._state == "closed", seconds)
 
     def _close_if_idle(self) -> None:
-        if self._over and not self._holders and self._session is not None:
-            self._session, self._over = None, False
-            # A driver that went away has ended the session already, and says so.
-            with contextlib.suppress(pynvml.NVMLError):
-                call(pynvml.nvmlShutdown)
+        if self._over and not self._holders and self._state == "open":
+            self._state, self._session = "closing", None
+            threading.Thread(target=self._shut_down, name="nvml-shutdown", daemon=True).start()
+
+    def _shut_down(self) -> None:
+        # A driver that went away has ended the session already, and says so.
+        with contextlib.suppress(pynvml.NVMLError):
+            call(pynvml.nvmlShutdown)
+        with self._changed:
+            self._state = "closed"
             self._changed.notify_all()
+
+
+def _open(number: int) -> Session:
+    call(pynvml.nvmlInitWithFlags, pynvml.NVML_INIT_FLAG_NO_GPUS)
+    try:
+        return Session(number)
+    except BaseException:
+        # Each initialization wants its own shutdown, or the driver stays held.
+        with contextlib.suppress(pynvml.NVMLError):
+            call(pynvml.nvmlShutdown)
+        raise
+
+
+class NvmlCollector:
+    """A collector that asks GPU by GPU, and leaves out one that is lost."""
+
+    def __init__(self, nvml: Nvml) -> None:
+        self._nvml = nvml
+
+    def collect(self) -> list[Sample]:
+        """Raises NvmlUnavailableError when there is no library, no driver, or no access to it."""
+        samples: list[Sample] = []
+        with self._nvml.session() as session:
+            for device in session.devices():
+                with contextlib.suppress(GpuLostError):
+                    samples += self.read(device)
+        return samples
+
+    def read(self, device: Device) -> list[Sample]:
+        """What the device says; raises GpuLostError, and NVMLError when the session is over."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing to end: the session is the other collectors' too."""
 
 
 class Reading:
     """What one GPU says in one round: samples, and why others are missing."""
 
-    def __init__(self, device: Device, **labels: str) -> None:
+    def __init__(self, device: Device) -> None:
         self.device = device
-        self.samples: list[Sample] = []
         self.missing: dict[Metric, int] = {}
-        self._labels = {**device.labels, **labels}
+        self._samples: list[Sample] = []
 
     def ask(
         self, metrics: Metric | Sequence[Metric], function: Callable[..., Any], *arguments: object
@@ -223,14 +275,21 @@ class Reading:
             self.missing.setdefault(metric, code)
 
     def add(self, metric: Metric, value: float | None, **labels: str) -> None:
-        """A sample, of a value that is known."""
-        if value is not None:
-            self.samples.append(Sample(metric, {**self._labels, **labels}, float(value)))
+        """A sample, of a value that is known; one that is no number is noted as missing."""
+        if value is None:
+            return
+        if math.isfinite(value):
+            self._samples.append(Sample(metric, {**self.device.labels, **labels}, float(value)))
+        else:
+            self.note(metric, pynvml.NVML_ERROR_NO_DATA)
 
-    def unsupported(self) -> Iterator[Sample]:
-        """A sample for each metric noted as missing."""
-        for metric, code in self.missing.items():
-            yield unsupported(self.device, metric, REASONS.get(code, "failed"))
+    def samples(self) -> list[Sample]:
+        """Those that were added, and one for each metric that is missing."""
+        missing = [
+            unsupported(self.device, metric, REASONS.get(code, "failed"))
+            for metric, code in self.missing.items()
+        ]
+        return [*self._samples, *missing]
 
 
 def unsupported(device: Device, metric: Metric, reason: str) -> Sample:
@@ -241,14 +300,22 @@ def unsupported(device: Device, metric: Metric, reason: str) -> Sample:
 class Field(NamedTuple):
     """A value of nvmlDeviceGetFieldValues, or NVML's error code for it."""
 
-    value: int
+    value: float
     code: int
     bits: int
 
 
 def fields(device: Device, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Field]:
-    """The fields of these ids and scopes, in one call. Raises NVMLError, and GpuLostError."""
-    answers = call(pynvml.nvmlDeviceGetFieldValues, device.handle, wanted)
+    """The fields of these ids and scopes, in one call, each with its own error code.
+
+    Raises GpuLostError, and NVMLError when the session is over.
+    """
+    try:
+        answers = call(pynvml.nvmlDeviceGetFieldValues, device.handle, wanted)
+    except pynvml.NVMLError as error:
+        code = code_of(error)
+        raise_if_lost(code)
+        return dict.fromkeys(wanted, Field(0, code, 64))
     found = {}
     for key, answer in zip(wanted, answers, strict=True):
         raise_if_lost(answer.nvmlReturn)
@@ -310,7 +377,10 @@ def raise_if_lost(code: int) -> None:
 
 
 def text(function: Callable[..., Any], *arguments: object) -> str | None:
-    """The answer as text, None where there is none; bytes that are no UTF-8 become U+FFFD."""
+    """The answer as text, None where there is none; bytes that are no UTF-8 become U+FFFD.
+
+    Raises GpuLostError, and NVMLError when the session is over.
+    """
     try:
         return str(call(function, *arguments))
     except UnicodeDecodeError as error:  # pynvml gives up on them
@@ -318,6 +388,11 @@ def text(function: Callable[..., Any], *arguments: object) -> str | None:
     except pynvml.NVMLError as error:
         raise_if_lost(code_of(error))
         return None
+
+
+def _bus_id(handle: Any) -> str:
+    """Raises NVMLError, and UnicodeDecodeError for bytes that are no UTF-8."""
+    return str(call(pynvml.nvmlDeviceGetPciInfo, handle).busId)
 
 
 def _identify(index: int, driver_version: str | None) -> Device | None:
@@ -330,11 +405,6 @@ def _identify(index: int, driver_version: str | None) -> Device | None:
     uuid = text(pynvml.nvmlDeviceGetUUID, handle)
     if uuid is None:
         return None
-    try:
-        bus_id = call(pynvml.nvmlDeviceGetPciInfo, handle).busId
-    except pynvml.NVMLError as error:
-        raise_if_lost(code_of(error))
-        bus_id = None
     return Device(
         handle,
         index,
@@ -342,7 +412,7 @@ def _identify(index: int, driver_version: str | None) -> Device | None:
         name=text(pynvml.nvmlDeviceGetName, handle),
         driver_version=driver_version,
         vbios=text(pynvml.nvmlDeviceGetVbiosVersion, handle),
-        pci_bus_id=bus_id,
+        pci_bus_id=text(_bus_id, handle),
         serial=text(pynvml.nvmlDeviceGetSerial, handle),
     )
 

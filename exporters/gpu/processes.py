@@ -8,6 +8,7 @@ may hold a stray context on a GPU it does not train on.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,12 +19,23 @@ import pynvml
 from exporters import catalog
 from exporters.collector import Sample
 from exporters.gpu.mig import MigInstance, mig_devices
-from exporters.gpu.nvml import Device, GpuLostError, Nvml, Reading, Session, call, code_of, unsupported
+from exporters.gpu.nvml import (
+    Device,
+    GpuLostError,
+    Nvml,
+    NvmlCollector,
+    Reading,
+    Session,
+    call,
+    code_of,
+    unsupported,
+)
 from exporters.runs import RankProcess
 from trainer_hooks import recording
 
 _LOOK_EVERY_SECONDS = 5.0
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # its number in every Linux
+_OLDER_MIG_UUID = re.compile(r"MIG-(?P<gpu>GPU-[^/]+)/(?P<instance>\d+)/\d+")
 
 
 class Place(NamedTuple):
@@ -35,6 +47,10 @@ class Place(NamedTuple):
     @property
     def uuid(self) -> str:
         return self.mig.uuid if self.mig else self.device.uuid
+
+    @property
+    def gpu_instance(self) -> int | None:
+        return self.mig.gpu_instance if self.mig else None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -50,14 +66,19 @@ class Process(NamedTuple):
 
 
 class Look(NamedTuple):
-    """The GPUs of the node and the processes on each, by uuid; None where NVML does not tell them."""
+    """What NVML says now: the GPUs, the processes on each by uuid, and what is missing.
 
+    `places` also has those that answered before: a rank does not move when its GPU is lost. Of a GPU whose
+    processes NVML does not tell there is no entry in `processes`.
+    """
+
+    devices: list[Device]
     places: list[Place]
-    processes: dict[str, list[Process] | None]
-    unsupported: list[Sample]
+    processes: dict[str, list[Process]]
+    missing: list[Sample]
 
 
-class ProcessCollector:
+class ProcessCollector(NvmlCollector):
     """Joins the ranks that live on this node to its GPUs; asks NVML every five seconds only."""
 
     name = "gpu_processes"
@@ -72,10 +93,11 @@ class ProcessCollector:
         pid_namespace: Callable[[], int] = recording.pid_namespace,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._nvml = nvml
+        super().__init__(nvml)
         self._ranks = ranks
         self._pid_namespace = pid_namespace
         self._monotonic = monotonic
+        self._places: dict[str, Place] = {}
         self._look: Look | None = None
         self._looked_at = -math.inf
 
@@ -84,82 +106,81 @@ class ProcessCollector:
         now = self._monotonic()
         with self._nvml.session() as session:
             if self._look is None or now - self._looked_at >= _LOOK_EVERY_SECONDS:
-                self._look = None
                 self._look, self._looked_at = self._ask(session), now
             look = self._look
         here = self._pid_namespace()
         ranks = self._ranks()
-        samples = [*look.unsupported]
+        samples = [*look.missing]
         for rank in ranks:
             for place in places_of(rank, look, here):
                 samples.append(Sample(catalog.TRAINING_RUN_GPU_INFO, {**rank.labels, **place.labels}, 1.0))
         owners = {rank.pid: rank for rank in ranks if rank.pid_namespace == here}
-        for device in {place.device.uuid: place.device for place in look.places}.values():
-            processes = look.processes.get(device.uuid)
-            if processes is not None:
+        for device in look.devices:
+            if device.uuid in look.processes:
+                processes = look.processes[device.uuid]
                 samples += _memory(device, processes, owners, all_visible=here == _FIRST_PID_NAMESPACE)
         return samples
 
-    def close(self) -> None:
-        """Nothing to end: the session is the other collectors' too."""
-
     def _ask(self, session: Session) -> Look:
-        look = Look([], {}, [])
+        look = Look([], [], {}, [])
         for device in session.devices():
             reading = Reading(device)
             try:
-                migs = mig_devices(device)
+                places = [Place(device), *(Place(device, mig) for mig in mig_devices(device))]
                 listed = _listed(reading)
             except GpuLostError:
                 continue
-            look.places.append(Place(device))
-            look.places.extend(Place(device, mig) for mig in migs)
-            look.processes[device.uuid] = listed
-            look.unsupported.extend(reading.unsupported())
-            if listed is not None and self._pid_namespace() != _FIRST_PID_NAMESPACE:
-                metric = catalog.NVIDIA_GPU_PROCESS_MEMORY_BYTES
-                look.unsupported.append(unsupported(device, metric, "pid_namespace"))
+            look.devices.append(device)
+            self._places.update({place.uuid: place for place in places})
+            look.missing.extend(reading.samples())
+            if listed is not None:
+                look.processes[device.uuid] = listed
+                if self._pid_namespace() != _FIRST_PID_NAMESPACE:
+                    metric = catalog.NVIDIA_GPU_PROCESS_MEMORY_BYTES
+                    look.missing.append(unsupported(device, metric, "pid_namespace"))
+        look.places.extend(self._places.values())
         return look
 
 
 def places_of(rank: RankProcess, look: Look, pid_namespace: int) -> list[Place]:
     """The GPUs the rank trains on, none where nothing tells; pids count in this service's own namespace."""
-    by_uuid = {place.uuid: place for place in look.places}
-    told = [by_uuid[uuid] for uuid in rank.gpu_uuids if uuid in by_uuid]
-    if told:
-        return told
     is_here = rank.pid_namespace == pid_namespace
-    if is_here and (seen := list(_places_of_process(rank.pid, look))):
-        return seen
-    visible = rank.visible_devices
-    if not visible:
-        return []
-    chosen = visible[rank.local_rank] if len(visible) > rank.local_rank else visible[0]
-    return _named(chosen, look.places, indices=is_here)
+    found = [place for uuid in rank.gpu_uuids for place in _of_uuid(uuid, look.places)]
+    if not found and is_here:
+        found = [place for place in look.places if _runs_on(rank.pid, place, look)]
+    if not found and rank.visible_device:
+        found = _named(rank.visible_device, look.places, indices=is_here)
+    # Several MIG devices may be of one GPU instance.
+    return list({(place.device.uuid, place.gpu_instance): place for place in found}.values())
 
 
-def _places_of_process(pid: int, look: Look) -> Iterator[Place]:
-    for place in look.places:
-        for process in look.processes.get(place.device.uuid) or ():
-            instance = place.mig.gpu_instance if place.mig else None
-            if process.pid == pid and process.gpu_instance == instance:
-                yield place
-                break
+def _of_uuid(uuid: str, places: Sequence[Place]) -> list[Place]:
+    """Also by the name that a MIG device had before the drivers of 2021: MIG-GPU-…/its GPU instance/…"""
+    older = _OLDER_MIG_UUID.fullmatch(uuid)
+    if older is None:
+        return [place for place in places if place.uuid == uuid]
+    gpu, instance = older["gpu"], int(older["instance"])
+    return [each for each in places if each.device.uuid == gpu and each.gpu_instance == instance]
 
 
-def _named(chosen: str, places: Sequence[Place], *, indices: bool) -> list[Place]:
+def _runs_on(pid: int, place: Place, look: Look) -> bool:
+    processes = look.processes.get(place.device.uuid, ())
+    return any(each.pid == pid and each.gpu_instance == place.gpu_instance for each in processes)
+
+
+def _named(entry: str, places: Sequence[Place], *, indices: bool) -> list[Place]:
     """What an entry of CUDA_VISIBLE_DEVICES names: a uuid, the beginning of one, or an index.
 
-    Another container counts its own GPUs only, and CUDA orders GPUs of different kinds by their speed: an
-    index means something on a node of equal GPUs, to its own processes.
+    Another container counts its own GPUs only, CUDA orders GPUs of different kinds by their speed, and on a
+    divided GPU it takes an instance: an index means something on a node of equal, undivided GPUs, to its own
+    processes.
     """
-    if not chosen.isdecimal():
-        found = [place for place in places if place.uuid.startswith(chosen)]
-        return found if len(found) == 1 else []
-    names = {place.device.name for place in places}
-    if not indices or len(names) > 1:
-        return []
-    return [place for place in places if place.mig is None and place.device.index == int(chosen)]
+    if not entry.isdecimal():
+        exact = _of_uuid(entry, places)
+        found = exact or [place for place in places if place.uuid.startswith(entry)]
+        return found if exact or len(found) == 1 else []
+    alike = len({place.device.name for place in places}) == 1 and all(place.mig is None for place in places)
+    return [place for place in places if place.device.index == int(entry)] if indices and alike else []
 
 
 def _listed(reading: Reading) -> list[Process] | None:

@@ -17,8 +17,9 @@ import pynvml
 from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Sample
-from exporters.gpu.mig import gpu_instances, mig_devices
-from exporters.gpu.nvml import Device, GpuLostError, Nvml, Reading, call, code_of
+from exporters.gpu import last_window
+from exporters.gpu.mig import MigInstance, gpu_instances, mig_devices
+from exporters.gpu.nvml import Device, GpuLostError, Nvml, NvmlCollector, Reading, call, code_of
 
 # What NVML wants between two samples.
 SHORTEST_WINDOW_SECONDS = 0.1
@@ -34,7 +35,14 @@ class _Activity(NamedTuple):
 
 _GRAPHICS, _SM, _OCCUPANCY, _INT, _TENSOR, _DRAM, _FP64, _FP32, _FP16 = 1, 2, 3, 4, 5, 10, 11, 12, 13
 _PCIE_TRANSMIT, _PCIE_RECEIVE = 20, 21  # MiB a second
-_ONLY_OF_THE_LAST_WINDOW = (_GRAPHICS, _PCIE_TRANSMIT, _PCIE_RECEIVE)
+_SHOWN = (
+    (last_window.SM_ACTIVE, _SM, 0.01),
+    (last_window.TENSOR_ACTIVE, _TENSOR, 0.01),
+    (last_window.DRAM_ACTIVE, _DRAM, 0.01),
+    (last_window.GRAPHICS_ACTIVE, _GRAPHICS, 0.01),
+    (last_window.PCIE_TRANSMIT, _PCIE_TRANSMIT, 1024**2),
+    (last_window.PCIE_RECEIVE, _PCIE_RECEIVE, 1024**2),
+)
 _OF_A_GPU = (
     _Activity(catalog.NVIDIA_GPU_SM_ACTIVE_SECONDS_TOTAL, {}, _SM),
     _Activity(catalog.NVIDIA_GPU_TENSOR_ACTIVE_SECONDS_TOTAL, {}, _TENSOR),
@@ -55,75 +63,55 @@ _Unit = tuple[str, int | None]
 _Key = tuple[_Unit, str, str]
 
 
-class LastWindow(NamedTuple):
-    """What GPM said of a GPU's last window: means, 0 to 1, and bytes a second; None is unknown."""
-
-    sm_active: float | None = None
-    tensor_active: float | None = None
-    dram_active: float | None = None
-    graphics_active: float | None = None
-    pcie_transmit_bytes_per_second: float | None = None
-    pcie_receive_bytes_per_second: float | None = None
-
-
-class ProfileCollector:
-    """Integrates what GPM says of every GPU and MIG instance; `windows` are the last, by uuid."""
+class ProfileCollector(NvmlCollector):
+    """Integrates what GPM says of every GPU and MIG instance."""
 
     name = "gpu_profile"
     interval_seconds = 5.0
     deadline_seconds = 10.0
 
     def __init__(self, nvml: Nvml, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self.windows: dict[str, LastWindow] = {}
-        self._nvml = nvml
+        super().__init__(nvml)
         self._monotonic = monotonic
         self._session_number = 0
-        self._open: dict[_Unit, _Window] = {}
+        self._windows: dict[_Unit, _Window] = {}
         self._seconds: dict[_Key, float] = {}
 
     def collect(self) -> list[Sample]:
         """Raises NvmlUnavailableError when there is no library, no driver, or no access to it."""
         samples: list[Sample] = []
-        windows: dict[str, LastWindow] = {}
         seen: set[_Unit] = set()
         with self._nvml.session() as session:
             if session.number != self._session_number:
                 # Samples of an ended session are gone with it.
-                self._session_number, self._open = session.number, {}
+                self._session_number, self._windows = session.number, {}
             for device in session.devices():
-                try:
-                    reading = self._read(device, None, Reading(device), _OF_A_GPU, seen)
-                    samples += [*reading.samples, *reading.unsupported()]
+                with contextlib.suppress(GpuLostError):
+                    reading = Reading(device)
+                    self._read(reading, None, _OF_A_GPU, seen)
                     for instance in gpu_instances(mig_devices(device)):
-                        part = Reading(device, **instance.labels)
-                        self._read(device, instance.gpu_instance, part, _OF_A_MIG_INSTANCE, seen)
-                        samples += [*part.samples, *part.unsupported()]
-                except GpuLostError:
-                    continue
-                windows[device.uuid] = self._open[device.uuid, None].last()
-            for gone in self._open.keys() - seen:
-                self._open.pop(gone).free()
-        self.windows = windows
+                        self._read(reading, instance, _OF_A_MIG_INSTANCE, seen)
+                    samples += reading.samples()
+            for gone in self._windows.keys() - seen:
+                self._windows.pop(gone).free()
         return samples
-
-    def close(self) -> None:
-        """Nothing to end: the session is the other collectors' too."""
 
     def _read(
         self,
-        device: Device,
-        gpu_instance: int | None,
         reading: Reading,
+        instance: MigInstance | None,
         activities: tuple[_Activity, ...],
         seen: set[_Unit],
-    ) -> Reading:
+    ) -> None:
+        device, gpu_instance = reading.device, instance.gpu_instance if instance else None
+        of_instance = instance.labels if instance else {}
         unit = device.uuid, gpu_instance
-        window = self._open.setdefault(unit, _Window(device, gpu_instance, activities))
+        window = self._windows.setdefault(unit, _Window(device, gpu_instance, activities))
         seen.add(unit)
         code = window.advance(self._monotonic)
         if code is not None:
             reading.note([each.metric for each in activities], code)
-            return reading
+            return
         for each in activities:
             key = unit, each.metric.name, each.labels.get("pipe", "")
             if each.gpm in window.codes:
@@ -132,8 +120,10 @@ class ProfileCollector:
             if each.gpm in window.values:
                 added = window.values[each.gpm] / 100 * window.seconds
                 self._seconds[key] = self._seconds.get(key, 0.0) + added
-            reading.add(each.metric, self._seconds.get(key), **each.labels)
-        return reading
+            reading.add(each.metric, self._seconds.get(key), **each.labels, **of_instance)
+        for metric, gpm, factor in _SHOWN:
+            if gpm in window.values:
+                reading.add(metric, window.values[gpm] * factor, **of_instance)
 
 
 class _Window:
@@ -145,7 +135,7 @@ class _Window:
         self.seconds = 0.0
         self._device = device
         self._gpu_instance = gpu_instance
-        self._gpm = [*(each.gpm for each in activities), *_ONLY_OF_THE_LAST_WINDOW]
+        self._gpm = list(dict.fromkeys([each.gpm for each in activities] + [gpm for _, gpm, _ in _SHOWN]))
         self._request: Any = None
         self._samples: list[Any] = []
         self._taken_at: float | None = None
@@ -159,7 +149,6 @@ class _Window:
         before = self._taken_at
         if before is not None and monotonic() - before < SHORTEST_WINDOW_SECONDS:
             return None
-        self._taken_at = None
         try:
             self._take()
             self._taken_at = monotonic()
@@ -171,17 +160,6 @@ class _Window:
             return code_of(error)
         self._samples.reverse()
         return None
-
-    def last(self) -> LastWindow:
-        """What the last window came to."""
-
-        def scaled(gpm: int, factor: float) -> float | None:
-            return self.values[gpm] * factor if gpm in self.values else None
-
-        return LastWindow(
-            *(scaled(gpm, 0.01) for gpm in (_SM, _TENSOR, _DRAM, _GRAPHICS)),
-            *(scaled(gpm, 1024**2) for gpm in (_PCIE_TRANSMIT, _PCIE_RECEIVE)),
-        )
 
     def free(self) -> None:
         """Give back the samples of a unit that is gone, in the session they were made in."""
@@ -195,8 +173,12 @@ class _Window:
             support = call(pynvml.nvmlGpmQueryDeviceSupport, handle)
             if not support.isSupportedDevice:
                 raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)  # type: ignore[no-untyped-call]
-            for _ in range(2):
-                self._samples.append(call(pynvml.nvmlGpmSampleAlloc))
+            first = call(pynvml.nvmlGpmSampleAlloc)
+            try:
+                self._samples = [first, call(pynvml.nvmlGpmSampleAlloc)]
+            except pynvml.NVMLError:
+                call(pynvml.nvmlGpmSampleFree, first)
+                raise
             self._request = pynvml.c_nvmlGpmMetricsGet_t()
             self._request.version = pynvml.NVML_GPM_METRICS_GET_VERSION
             self._request.numMetrics = len(self._gpm)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import enum
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Collector, Sample
+from exporters.gpu import last_window
 from exporters.gpu.node import Ranks
-from exporters.gpu.profile import LastWindow
 from exporters.gpu.xid import xid_class
 from exporters.runs import RankProcess
 
@@ -80,11 +80,11 @@ def parse_simulation(text: str) -> Simulation:
     count, _, scenario = text.partition(":")
     if not count.isdecimal() or int(count) > 64:
         raise ValueError(f"{count!r} simulated GPUs cannot be shown; give a number from 0 to 64")
-    try:
-        return Simulation(int(count), Scenario(scenario or Scenario.healthy))
-    except ValueError:
-        known = ", ".join(Scenario)
-        raise ValueError(f"there is no scenario {scenario!r}; there are {known}") from None
+    if scenario and scenario not in set(Scenario):
+        raise ValueError(f"there is no scenario {scenario!r}; there are {', '.join(Scenario)}")
+    if scenario and int(count) == 0:
+        raise ValueError(f"no GPU to simulate {scenario} on; give their number before it, 1:{scenario}")
+    return Simulation(int(count), Scenario(scenario or Scenario.healthy))
 
 
 class SimulatedGpus:
@@ -132,14 +132,6 @@ class SimulatedGpus:
 
     def close(self) -> None:
         """Nothing to end; here because a collector has it."""
-
-    @property
-    def windows(self) -> Mapping[str, LastWindow]:
-        return {gpu.uuid: gpu.window for gpu in self._gpus}
-
-    @property
-    def throttled(self) -> Mapping[str, Sequence[str]]:
-        return {gpu.uuid: gpu.throttled for gpu in self._gpus}
 
 
 class _Gpu:
@@ -209,14 +201,6 @@ class _Gpu:
         self._memory_used_bytes = min(wanted, FULLEST_MEMORY_RATIO * MEMORY_TOTAL_BYTES)
         self._count(seconds, load * pace)
 
-    @property
-    def window(self) -> LastWindow:
-        active = self.active
-        pcie = PCIE_BYTES_A_SECOND * self._load
-        return LastWindow(
-            active["sm"], active["tensor"], active["dram"], self._load, PCIE_TRANSMIT_SHARE * pcie, pcie
-        )
-
     def _count(self, seconds: float, traffic: float) -> None:
         def add(metric: Metric, amount: float, child: str = "") -> None:
             self._totals[metric, child] = self._totals.get((metric, child), 0.0) + amount
@@ -270,6 +254,18 @@ class _Gpu:
         yield sample(catalog.NVIDIA_GPU_CLOCK_HERTZ, MEMORY_HERTZ, domain="memory")
         yield sample(catalog.NVIDIA_GPU_CLOCK_MAX_HERTZ, SM_HERTZ, domain="sm")
         yield sample(catalog.NVIDIA_GPU_CLOCK_MAX_HERTZ, MEMORY_HERTZ, domain="memory")
+        pcie = PCIE_BYTES_A_SECOND * self._load
+        for metric, value in (
+            (last_window.SM_ACTIVE, self.active["sm"]),
+            (last_window.TENSOR_ACTIVE, self.active["tensor"]),
+            (last_window.DRAM_ACTIVE, self.active["dram"]),
+            (last_window.GRAPHICS_ACTIVE, self._load),
+            (last_window.PCIE_TRANSMIT, PCIE_TRANSMIT_SHARE * pcie),
+            (last_window.PCIE_RECEIVE, pcie),
+        ):
+            yield sample(metric, value)
+        for reason in self.throttled:
+            yield sample(last_window.THROTTLED, 1, reason=reason)
         child_of = {
             catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL: "reason",
             catalog.NVIDIA_GPU_PIPE_ACTIVE_SECONDS_TOTAL: "pipe",

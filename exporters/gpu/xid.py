@@ -19,7 +19,18 @@ import pynvml
 
 from exporters import catalog
 from exporters.collector import Sample
-from exporters.gpu.nvml import REASONS, Device, Nvml, call, code_of, unsupported
+from exporters.gpu.nvml import (
+    LOST,
+    REASONS,
+    Device,
+    Nvml,
+    NvmlCollector,
+    NvmlUnavailableError,
+    Session,
+    call,
+    code_of,
+    unsupported,
+)
 
 XidClass = Literal["hardware", "application", "noise"]
 
@@ -31,7 +42,7 @@ OTHER = "other"
 KERNEL_LOG = Path("/dev/kmsg")
 
 _LINE = re.compile(
-    rb"^\d+,\d+,(?P<microseconds>\d+),[^;]*;NVRM: Xid \(PCI:(?P<bus>[0-9a-fA-F:.]+)\): (?P<xid>\d+)"
+    rb"^\d+,\d+,(?P<microseconds>\d+),[^;]*;NVRM: Xid \(PCI:(?P<bus>[0-9a-fA-F:.]+)[^)]*\): (?P<xid>\d+)"
 )
 _EVENTS_A_ROUND = 1000  # the rest of a storm waits for the next
 _WAIT_MILLISECONDS = 10
@@ -45,7 +56,13 @@ class Seen(NamedTuple):
     last: float
 
 
-class XidCollector:
+class _Key(NamedTuple):
+    uuid: str
+    xid: str  # its number, or OTHER
+    kind: XidClass
+
+
+class XidCollector(NvmlCollector):
     """Counts XID errors by GPU and number, those of a GPU that is lost since included."""
 
     name = "gpu_xid"
@@ -55,38 +72,47 @@ class XidCollector:
     def __init__(
         self, nvml: Nvml, *, kernel_log: Path = KERNEL_LOG, wall: Callable[[], float] = time.time
     ) -> None:
-        self._nvml = nvml
+        super().__init__(nvml)
         self._wall = wall
         self._kernel_log = _KernelLog(kernel_log)
         self._devices: dict[str, Device] = {}
-        self._by_event: dict[tuple[str, str], Seen] = {}
-        self._by_log: dict[tuple[str, str], Seen] = {}
+        self._by_event: dict[_Key, Seen] = {}
+        self._by_log: dict[_Key, Seen] = {}
         self._session_number = 0
         self._events: Any = None
-        self._uuids: dict[int | None, str] = {}
+        self._must_register = True
         self._registered: set[str] = set()
+        self._uuids: dict[int | None, str] = {}
         self._refused: dict[str, int] = {}
 
     def collect(self) -> list[Sample]:
-        """Raises NvmlUnavailableError when there is no library, no driver, or no access to it."""
-        with self._nvml.session() as session:
-            devices = session.devices()
-            if session.number != self._session_number:
-                self._events = None  # the set of an ended session is gone with it
-            if session.number != self._session_number or {each.uuid for each in devices} != self._registered:
-                self._register(devices)
-                self._session_number = session.number
-            self._take_events()
+        """Raises NvmlUnavailableError as the others do, where there is no kernel log to go on with."""
+        try:
+            with self._nvml.session() as session:
+                self._listen(session)
+        except NvmlUnavailableError:
+            # The faults that take NVML along are told by the kernel log alone.
+            if not self._kernel_log.readable:
+                raise
         self._take_log()
         return list(self._samples())
 
     def close(self) -> None:
         self._kernel_log.close()
 
+    def _listen(self, session: Session) -> None:
+        devices = session.devices()
+        if session.number != self._session_number:
+            # The set of an ended session is gone with it.
+            self._session_number, self._events, self._must_register = session.number, None, True
+        if self._must_register or {each.uuid for each in devices} != self._registered:
+            self._register(devices)
+        self._take_events()
+
     def _register(self, devices: Sequence[Device]) -> None:
         if self._events is not None:
             call(pynvml.nvmlEventSetFree, self._events)
-        self._events, self._uuids, self._refused = None, {}, {}
+        self._events, self._uuids, self._refused, self._must_register = None, {}, {}, False
         self._registered = {device.uuid for device in devices}
         self._devices.update({device.uuid: device for device in devices})
         try:
@@ -112,37 +138,36 @@ class XidCollector:
             try:
                 event = call(pynvml.nvmlEventSetWait_v2, self._events, _WAIT_MILLISECONDS)
             except pynvml.NVMLError as error:
-                if code_of(error) != pynvml.NVML_ERROR_TIMEOUT:
-                    self._session_number = 0  # make the set anew
+                # A set may fail for good, by a GPU that is lost for example.
+                self._must_register = code_of(error) != pynvml.NVML_ERROR_TIMEOUT
                 return
             uuid = self._uuids.get(_address(event.device))
             if uuid is not None and event.eventType == pynvml.nvmlEventTypeXidCriticalError:
                 _count(self._by_event, uuid, event.eventData, self._wall())
 
     def _take_log(self) -> None:
-        uuids = {_bus(device.pci_bus_id): uuid for uuid, device in self._devices.items() if device.pci_bus_id}
-        since_boot_was = self._wall() - time.monotonic()
+        by_bus = {_bus(device.pci_bus_id or ""): uuid for uuid, device in self._devices.items()}
+        by_bus.pop(None, None)
+        boot = self._wall() - time.monotonic()
         for line in self._kernel_log.new_lines():
             found = _LINE.match(line)
-            uuid = uuids.get(_bus(found["bus"].decode())) if found else None
+            uuid = by_bus.get(_bus(found["bus"].decode())) if found else None
             if found and uuid:
-                _count(
-                    self._by_log, uuid, int(found["xid"]), since_boot_was + int(found["microseconds"]) / 1e6
-                )
+                _count(self._by_log, uuid, int(found["xid"]), boot + int(found["microseconds"]) / 1e6)
 
     def _samples(self) -> Iterator[Sample]:
         for key in sorted(self._by_event.keys() | self._by_log.keys()):
-            uuid, xid = key
             seen = [each[key] for each in (self._by_event, self._by_log) if key in each]
-            labels = {**self._devices[uuid].labels, "xid": xid, "class": xid_class(xid)}
-            count = max(each.times for each in seen)
-            yield Sample(catalog.NVIDIA_GPU_XID_ERRORS_TOTAL, labels, float(count))
+            labels = {**self._devices[key.uuid].labels, "xid": key.xid, "class": key.kind}
+            times = max(each.times for each in seen)
+            yield Sample(catalog.NVIDIA_GPU_XID_ERRORS_TOTAL, labels, float(times))
             last = max(each.last for each in seen)
             yield Sample(catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS, labels, round(last, 3))
         if not self._kernel_log.readable:
             for uuid, code in self._refused.items():
-                reason = REASONS.get(code, "failed")
-                yield unsupported(self._devices[uuid], catalog.NVIDIA_GPU_XID_ERRORS_TOTAL, reason)
+                if code not in LOST:
+                    reason = REASONS.get(code, "failed")
+                    yield unsupported(self._devices[uuid], catalog.NVIDIA_GPU_XID_ERRORS_TOTAL, reason)
 
 
 def xid_class(xid: str) -> XidClass:
@@ -151,11 +176,11 @@ def xid_class(xid: str) -> XidClass:
     return "application" if number in APPLICATION else "noise" if number in NOISE else "hardware"
 
 
-def _count(seen: dict[tuple[str, str], Seen], uuid: str, xid: int, moment: float) -> None:
-    numbers = sum(1 for of_uuid, _ in seen if of_uuid == uuid)
-    key = uuid, str(xid)
-    if key not in seen and (numbers >= MOST_NUMBERS or not 0 < xid < 1000):
-        key = uuid, OTHER
+def _count(seen: dict[_Key, Seen], uuid: str, number: int, moment: float) -> None:
+    key = _Key(uuid, str(number), xid_class(str(number)))
+    numbers = sum(each.uuid == uuid and each.xid != OTHER for each in seen)
+    if key not in seen and (numbers >= MOST_NUMBERS or not 0 < number < 1000):
+        key = key._replace(xid=OTHER)
     before = seen.get(key, Seen(0, moment))
     seen[key] = Seen(before.times + 1, max(before.last, moment))
 
@@ -164,9 +189,12 @@ def _address(handle: Any) -> int | None:
     return cast(handle, c_void_p).value
 
 
-def _bus(bus_id: str) -> tuple[int, ...]:
-    """Domain, bus and device: NVML writes 00000000:3B:00.0, the kernel log 0000:3b:00."""
-    return tuple(int(part, 16) for part in bus_id.partition(".")[0].split(":"))
+def _bus(bus_id: str) -> tuple[int, ...] | None:
+    """Domain, bus and device; NVML writes 00000000:3B:00.0, the kernel log 0000:3b:00. Else None."""
+    try:
+        return tuple(int(part, 16) for part in bus_id.partition(".")[0].split(":"))
+    except ValueError:
+        return None
 
 
 class _KernelLog:

@@ -66,7 +66,7 @@ def look(rounds: int = ROUNDS) -> tuple[list[GpuStatus], list[Sample], dict[str,
             if number:
                 time.sleep(ROUND_SECONDS)
             samples = [sample for collector in gpus.collectors for sample in collector.collect()]
-        statuses = gpu_statuses(samples, gpus.windows, gpus.throttled)
+        statuses = gpu_statuses(samples)
         gpus.close()
     return statuses, samples, seconds
 

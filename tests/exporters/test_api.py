@@ -516,7 +516,10 @@ def test_gpus_are_told_with_the_ranks_on_them_and_the_last_window(service: Servi
     small_recording(service.directory, "a-run")
     service.look()
 
-    first, second = service.client.get("/api/v1/gpus").json()["gpus"]
+    answer = service.client.get("/api/v1/gpus").json()
+
+    assert answer["problems"] == []
+    first, second = answer["gpus"]
 
     assert (first["gpu"], first["uuid"], first["up"]) == (0, "SIMULATED-0", True)
     assert first["ranks"] == [{"run": "a-run", "rank": 0}]
@@ -539,7 +542,7 @@ class NodeOfGpus:
     """The application over GPUs of the double only, without threads."""
 
     def __init__(self) -> None:
-        self.gpus = NvmlGpus()
+        self.gpus = NvmlGpus(kernel_log=Path("/nonexistent"))
         self.runners = [Runner(each) for each in self.gpus.collectors]
         app = create_app(None, self.runners, None, self.gpus)
         self.client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
@@ -561,7 +564,9 @@ def test_nvml_is_released_for_a_reload_of_the_driver_and_taken_up_again(machine:
     assert answer.json() == {"closed": True, "seconds_left": pytest.approx(600, abs=5)}
     assert node.look() == ["NVML is released; it is taken up again by itself"] * len(node.runners)
     assert "nvidia_gpu_up" not in node.client.get("/metrics").text
-    assert node.client.delete("/api/v1/gpus/release").json() == {"closed": False, "seconds_left": 0.0}
+    answer = node.client.get("/api/v1/gpus").json()
+    assert answer == {"gpus": [], "problems": ["NVML is released; it is taken up again by itself"]}
+    assert node.client.delete("/api/v1/gpus/release").json() == {"closed": True, "seconds_left": 0.0}
     assert node.look() == [None] * len(node.runners)
     assert len(node.client.get("/api/v1/gpus").json()["gpus"]) == 2
     node.gpus.close()
@@ -586,7 +591,23 @@ def test_a_release_is_taken_from_nobody_else_and_for_an_hour_at_most(
     answer = node.client.post("/api/v1/gpus/release", json=body, headers=headers)
 
     assert answer.status_code == status
+    if status == 403:
+        assert node.client.delete("/api/v1/gpus/release", headers=headers).status_code == 403
     assert node.look() == [None] * len(node.runners)
+    node.gpus.close()
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "Infinity", "1e400"])
+def test_a_release_for_no_time_that_could_be_told_is_refused(machine: Machine, seconds: str) -> None:
+    node = NodeOfGpus()
+
+    answer = node.client.post(
+        "/api/v1/gpus/release",
+        content=f'{{"seconds": {seconds}}}',
+        headers={"content-type": "application/json"},
+    )
+
+    assert answer.status_code == 422
     node.gpus.close()
 
 

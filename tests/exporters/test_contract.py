@@ -14,6 +14,7 @@ import pytest
 from exporters.catalog import CATALOG
 from exporters.collector import Histogram, Sample
 from exporters.followed import Endings, SeenAlive
+from exporters.gpu import node
 from exporters.gpu.simulated import SimulatedGpus, Simulation
 from exporters.recordings import RecordingsCollector
 from tests.exporters.looks import Clocks, Look, counters, names, published, state, timestamps, value, values
@@ -108,7 +109,7 @@ def test_a_run_and_a_rank_keep_within_their_budget_of_series(tmp_path: Path, loo
 def test_a_gpu_keeps_within_its_budget_of_series() -> None:
     series = Counter(
         sample.labels["gpu"]
-        for sample in SimulatedGpus(Simulation(2)).collect()
+        for sample in node.published(SimulatedGpus(Simulation(2)).collect())
         if sample.metric.scope == "gpu"
     )
 

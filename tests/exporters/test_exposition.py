@@ -17,6 +17,7 @@ from exporters import catalog
 from exporters.catalog import CATALOG, Metric
 from exporters.collector import Histogram, Runner, Sample
 from exporters.exposition import gather, render
+from exporters.gpu.node import published
 from exporters.gpu.simulated import SimulatedGpus, Simulation
 from exporters.recordings import RecordingsCollector
 from tests.exporters.looks import Series
@@ -44,7 +45,7 @@ def page(tmp_path: Path) -> Iterator[list[Sample]]:
     runners = [Runner(RecordingsCollector([tmp_path])), Runner(SimulatedGpus(Simulation(2)))]
     for runner in runners:
         runner.run_once()
-    yield list(gather(runners))
+    yield published(gather(runners))
     monitor.finish()
     for runner in runners:
         runner.stop()
@@ -91,6 +92,12 @@ def test_openmetrics_is_for_who_asks_and_says_every_sample(page: list[Sample]) -
 
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert parsed(parse_openmetrics(body.decode())) == lines_of(page)
+
+
+def test_who_asks_for_a_later_openmetrics_gets_the_one_there_is(page: list[Sample]) -> None:
+    _, content_type = render(page, "application/openmetrics-text;version=2.0.0")
+
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
 
 
 def test_every_family_has_its_help_type_and_unit(page: list[Sample]) -> None:

@@ -18,6 +18,7 @@
  *                                                 likewise graphics_processes and mps_processes
  *     nvlinks = 18                                0 on a device without
  *     nvlink.3.state = 0
+ *     nvlink.3.error = 3
  *     field.82 = 45                               a value of nvmlDeviceGetFieldValues, over what telemetry.c has for
  *     field.82.error = 3                          this id; also field.<id>.type, an nvmlValueType_t, and
  *     field.139.scope.4 = 7                       the value for one scopeId, a link as a rule

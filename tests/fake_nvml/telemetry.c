@@ -15,6 +15,8 @@ static int link_state(int device, unsigned link, unsigned *state) {
         return NOT_SUPPORTED;
     if (link >= links)
         return INVALID_ARGUMENT;
+    if (lookup_numbered(device, "nvlink.", link, ".error", value))
+        return atoi(value);
     *state = lookup_numbered(device, "nvlink.", link, ".state", value) ? (unsigned)atoi(value) : 1;
     return SUCCESS;
 }

@@ -378,3 +378,29 @@ def test_a_card_has_its_peak_at_the_precision_of_the_training_or_none(
     name: str, precision: str | None, tf32: bool, peak: float | None
 ) -> None:
     assert peak_flops.of_device(name, precision, tf32=tf32) == peak
+
+
+@pytest.mark.parametrize(
+    ("visible", "local_rank", "left"),
+    [
+        (None, 0, None),
+        ("", 0, None),
+        ("3", 0, "3"),
+        ("3", 5, "3"),  # a launcher that gives each rank its own
+        ("2,3", 1, "3"),
+        (" 2 , 3 ", 1, "3"),
+        ("2,3", 5, None),
+        (f"GPU-{UUID}0,GPU-{UUID}1", 1, f"GPU-{UUID}1"),
+        (MIG, 0, MIG),
+        ("x" * 500, 0, "x" * 128),
+    ],
+)
+def test_a_rank_is_told_its_own_of_the_devices_that_cuda_sees(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, local_rank: int, left: str | None
+) -> None:
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    assert device.visible_to(local_rank) == left

@@ -210,6 +210,81 @@ def test_simulated_gpus_say_in_their_names_that_they_are_not_real(
     assert "Traceback" not in service.log
 
 
+@pytest.fixture
+def double(tmp_path: Path) -> dict[str, str]:
+    """The environment in which the driver is the double, with two GPUs, and its calls are counted."""
+    library = fake_nvml.build(tmp_path)
+    machine = fake_nvml.Machine(tmp_path / "control")
+    machine.set("devices", 2)
+    return {
+        "LD_LIBRARY_PATH": str(library.parent),
+        fake_nvml.CONTROL_VARIABLE: str(machine.control),
+        fake_nvml.CALLS_VARIABLE: str(tmp_path / "calls"),
+    }
+
+
+def test_gpus_alone_are_a_whole_exporter_that_lets_go_of_the_driver_at_the_end(
+    tmp_path: Path, double: dict[str, str]
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainvitals", "serve", "--listen", "127.0.0.1:0", "--only", "gpu"],
+        cwd=REPOSITORY,
+        env=environment(**double, XDG_STATE_HOME=str(tmp_path / "state")),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("trainvitals: ").strip()
+        with httpx.Client(base_url=url, timeout=20) as client:
+            wait_until(lambda: client.get("/ready").status_code == 200)
+            page = client.get("/metrics").text
+            assert client.get("/api/v1/runs").status_code == 404
+        process.terminate()
+        assert process.wait(20) == 0
+
+    assert "nvidia_gpu_power_watts{" in page
+    assert "training_" not in page
+    assert "DCGM_" not in page, "the names of others are for who asks"
+    assert not (tmp_path / "state").exists(), "it keeps no database"
+    counts = fake_nvml.Calls(tmp_path / "calls").counts()
+    assert counts["nvmlShutdown"] == counts["nvmlInitWithFlags"] == 1
+
+
+def test_the_names_of_dcgm_exporter_stand_beside_ours_for_who_asks(
+    services: list[Service], tmp_path: Path, double: dict[str, str]
+) -> None:
+    services.append(service := Service(tmp_path, "--dir", str(tmp_path / "r"), "--compat", "dcgm", **double))
+    wait_until(lambda: any(name == "DCGM_FI_DEV_ENC_UTIL" for name, _ in service.wait_until_ready().page()))
+
+    page = {name: value for (name, labels), value in service.page().items() if ("gpu", "1") in labels}
+
+    assert page["DCGM_FI_DEV_POWER_USAGE"] == page["nvidia_gpu_power_watts"]
+    assert page["DCGM_FI_DEV_ENC_UTIL"] == 0
+    assert not [name for name in page if name.endswith(("_ratio", "_percent")) and "nvidia" not in name]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "gpu", "--dir", "r"], "--only gpu follows no recordings"),
+        (["--only", "gpu", "--state", "s"], "--only gpu follows no recordings"),
+        (["--simulate-gpus", "8:fire"], "there is no scenario 'fire'; there are healthy, memory-fill"),
+        (["--simulate-gpus", "0:xid79"], "no GPU to simulate xid79 on; give their number before it, 1:xid79"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainvitals.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--listen", "127.0.0.1:0", *options])
+
+    assert ended.value.code == 1
+    assert message in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_it_without_a_word_of_complaint(services: list[Service], tmp_path: Path) -> None:
     services.append(service := Service(tmp_path, "--dir", str(tmp_path)).wait_until_ready())
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pynvml
 
-from exporters.catalog import CATALOG
+from exporters.catalog import CATALOG, Metric
 from exporters.collector import Histogram, Sample
 from tests import fake_nvml
 from tests.fake_nvml import Machine
@@ -67,12 +67,18 @@ def values(samples: Iterable[Sample], name: str, label: str = "gpu") -> dict[str
     return found
 
 
+def shown(samples: Iterable[Sample], metric: Metric) -> dict[str, float]:
+    """What is only shown of a last window, by the GPU's index."""
+    return values([sample for sample in samples if sample.metric is metric], metric.name)
+
+
 def of_gpu(samples: Iterable[Sample], gpu: str) -> list[Sample]:
     return [sample for sample in samples if sample.labels.get("gpu") == gpu]
 
 
 def names_of_gpu(samples: Iterable[Sample], gpu: str) -> set[str]:
-    return {sample.metric.name for sample in of_gpu(samples, gpu)}
+    """The names of its published metrics."""
+    return {sample.metric.name for sample in of_gpu(samples, gpu) if sample.metric.scope != "window"}
 
 
 def info(samples: Iterable[Sample], gpu: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from exporters import exposition
 from exporters.collector import Collector, Sample
-from exporters.gpu.node import NvmlGpus
+from exporters.gpu.node import NvmlGpus, published
 from exporters.gpu.nvml import NvmlUnavailableError
 from exporters.runs import RankProcess
 from tests import fake_nvml
@@ -38,9 +38,9 @@ GPM_FUNCTIONS = (
     *("nvmlGpmSampleGet", "nvmlGpmMigSampleGet", "nvmlGpmMetricsGet"),
 )
 RANKS = (
-    RankProcess("chat-7b", 0, 0, 100, FIRST_PID_NAMESPACE, (UUIDS[0],), ()),
-    RankProcess("chat-7b", 1, 1, 101, FIRST_PID_NAMESPACE, (UUIDS[1],), ()),
-    RankProcess("probe", 0, 0, 200, FIRST_PID_NAMESPACE, (UUIDS[1],), ()),
+    RankProcess("chat-7b", 0, 0, 100, FIRST_PID_NAMESPACE, (UUIDS[0],)),
+    RankProcess("chat-7b", 1, 1, 101, FIRST_PID_NAMESPACE, (UUIDS[1],)),
+    RankProcess("probe", 0, 0, 200, FIRST_PID_NAMESPACE, (UUIDS[1],)),
 )
 PROCESSES: Settings = {
     "gpu0.processes": "100:60000000000 4711:500000000",
@@ -72,7 +72,7 @@ SCENARIOS: dict[str, Scenario] = {
         },
         ranks=(
             RankProcess(
-                "probe", 0, 0, 100, FIRST_PID_NAMESPACE, ("MIG-0b1d7b4e-6a52-5d0e-9b3c-2f1a5e7d9c10",), ()
+                "probe", 0, 0, 100, FIRST_PID_NAMESPACE, ("MIG-0b1d7b4e-6a52-5d0e-9b3c-2f1a5e7d9c10",)
             ),
         ),
     ),
@@ -87,6 +87,19 @@ SCENARIOS: dict[str, Scenario] = {
             "gpu0.mig.1": "3 0 2g.20gb 20096 2097152",
             "gpu0.mig.2": "9 0 1g.10gb 9856 0",
         },
+    ),
+    "h100-mig-container": Scenario(
+        {
+            "mig_mode": 1,
+            "mig.0": "4 0 1c.3g.40gb 40448 1073741824",
+            "mig.1": "4 1 2c.3g.40gb 40448 1073741824",
+            "mig.2": "5 0 3g.40gb 40448 2147483648",
+            "error.nvmlGpmSampleGet": NO_PERMISSION,
+            "error.nvmlGpmMigSampleGet": NO_PERMISSION,
+            "gpu0.processes": "100:1500000000:4:1",
+        },
+        ranks=(RankProcess("probe", 0, 0, 100, 1),),
+        pid_namespace=1,
     ),
     "h100-container": Scenario(
         {**PROCESSES, "error.nvmlGpmSampleGet": NO_PERMISSION}, ranks=RANKS, pid_namespace=1
@@ -153,7 +166,7 @@ def page(library: Path, control: Path, scenario: Scenario) -> list[Sample]:
             samples = [sample for collector in gpus.collectors for sample in _round(collector)]
             clock.now += ROUND_SECONDS
         gpus.close()
-    return samples
+    return published(samples)
 
 
 def _round(collector: Collector) -> list[Sample]:

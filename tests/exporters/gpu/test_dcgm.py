@@ -10,9 +10,9 @@ from prometheus_client.openmetrics import parser
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
 from exporters import exposition
-from exporters.collector import Sample
+from exporters.collector import Runner, Sample
 from exporters.gpu.dcgm import LABELS, VideoCollector, dcgm_samples
-from exporters.gpu.node import NvmlGpus
+from exporters.gpu.node import NvmlGpus, published
 from tests.exporters.gpu.double import UUIDS, Clock, of_gpu, values
 from tests.fake_nvml import Machine
 
@@ -54,11 +54,14 @@ class Node:
     def __init__(self) -> None:
         self.clock = Clock()
         self.gpus = NvmlGpus(more=[VideoCollector], kernel_log=Path("/nonexistent"), monotonic=self.clock)
+        self.runners = [Runner(each) for each in self.gpus.collectors]
 
     def page(self) -> list[Sample]:
         self.clock.now += 60
-        ours = [sample for collector in self.gpus.collectors for sample in collector.collect()]
-        return list(dcgm_samples(ours, self.gpus.windows, "node-1"))
+        for runner in self.runners:
+            runner.run_once()
+        samples = list(exposition.gather(self.runners))
+        return [*published(samples), *dcgm_samples(samples, "node-1")]
 
 
 @pytest.fixture
@@ -80,7 +83,8 @@ def test_every_default_field_is_there_of_its_type_with_the_labels_of_its_exporte
     assert types == DEFAULT_COUNTERS
     for family in families.values():
         for sample in family.samples:
-            assert set(sample.labels) == set(LABELS)
+            more = {"err_code", "err_msg"} if sample.name == "DCGM_FI_DEV_XID_ERRORS" else set()
+            assert set(sample.labels) == {*LABELS, *more}
             assert sample.labels["UUID"] == UUIDS[int(sample.labels["gpu"])]
             assert sample.labels["device"] == f"nvidia{sample.labels['gpu']}"
             assert sample.labels["modelName"] == "NVIDIA H100 80GB HBM3"
@@ -107,6 +111,9 @@ def test_values_are_in_the_units_of_its_exporter(machine: Machine, node: Node) -
 
     def value(name: str) -> float:
         return values(page, f"DCGM_FI_{name}")["0"]
+
+    (xid,) = (sample.labels for sample in page if sample.metric.name == "DCGM_FI_DEV_XID_ERRORS")
+    assert (xid["err_code"], xid["err_msg"]) == ("31", "Xid 31")
 
     assert value("DEV_POWER_USAGE") == 512
     assert value("DEV_SM_CLOCK") == 1980
@@ -153,3 +160,38 @@ def test_openmetrics_readers_take_the_page(machine: Machine, node: Node) -> None
     families = {family.name: family.type for family in parse_openmetrics(body)}
     assert families["DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"] == "unknown"
     assert families["DCGM_FI_DEV_GPU_UTIL"] == "gauge"
+
+
+def test_each_mig_instance_has_the_labels_of_its_exporter(machine: Machine, node: Node) -> None:
+    machine.update({"gpu0.mig_mode": 1, "gpu0.mig.0": "2 0 3g.40gb 40448 1048576", "gpu0.mig.2.gpm.5": 25})
+    node.page()
+
+    instances = [s for s in of_gpu(node.page(), "0") if "GPU_I_ID" in s.labels]
+
+    assert {(s.metric.name, s.labels["GPU_I_ID"], s.labels["GPU_I_PROFILE"]) for s in instances} == {
+        (name, "2", "3g.40gb")
+        for name in (
+            *("DCGM_FI_DEV_FB_USED", "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE"),
+            *("DCGM_FI_PROF_DRAM_ACTIVE", "DCGM_FI_PROF_GR_ENGINE_ACTIVE"),
+        )
+    }
+    assert values(instances, "DCGM_FI_DEV_FB_USED") == {"0": 1}
+    assert values(instances, "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE") == {"0": 0.25}
+
+
+def test_no_xid_is_not_said_where_none_would_be_heard(machine: Machine, node: Node) -> None:
+    machine.set("gpu0.error.nvmlDeviceRegisterEvents", 3)
+    anew = Node()
+
+    assert values(anew.page(), "DCGM_FI_DEV_XID_ERRORS") == {"1": 0}
+    machine.set("error.nvmlDeviceGetCount_v2", 999)
+    assert values(anew.page(), "DCGM_FI_DEV_XID_ERRORS") == {}
+
+
+def test_a_gpu_whose_identity_is_not_known_now_has_no_series_of_other_labels(
+    machine: Machine, node: Node
+) -> None:
+    (device,) = (runner for runner in node.runners if runner.collector.name == "gpu")
+    node.runners.remove(device)
+
+    assert not [s for s in node.page() if s.metric.name.startswith("DCGM_")]

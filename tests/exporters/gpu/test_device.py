@@ -12,6 +12,7 @@ import pynvml
 import pytest
 
 from exporters.collector import Runner
+from exporters.gpu import last_window
 from exporters.gpu.device import DeviceCollector
 from exporters.gpu.nvml import REASONS, Nvml, NvmlUnavailableError
 from tests import fake_nvml
@@ -354,15 +355,14 @@ def test_a_counter_that_starts_anew_is_passed_on_as_a_reset(
 def test_what_holds_the_clocks_down_is_told_of_the_last_round_only(
     machine: Machine, collector: DeviceCollector
 ) -> None:
-    collector.collect()
-    assert collector.throttled == {UUIDS[0]: (), UUIDS[1]: ()}
+    def held() -> set[tuple[str, str]]:
+        looked = [each.labels for each in collector.collect() if each.metric is last_window.THROTTLED]
+        return {(labels["gpu"], labels["reason"]) for labels in looked}
 
+    assert held() == set()
     machine.set("gpu1.field.270", 3_000_000_000)
-    collector.collect()
-    assert collector.throttled == {UUIDS[0]: (), UUIDS[1]: ("hw_thermal",)}
-
-    collector.collect()
-    assert collector.throttled[UUIDS[1]] == ()
+    assert held() == {("1", "hw_thermal")}
+    assert held() == set()
 
 
 def test_a_gpu_that_is_added_is_read_from_then_on(machine: Machine, collector: DeviceCollector) -> None:
@@ -373,6 +373,50 @@ def test_a_gpu_that_is_added_is_read_from_then_on(machine: Machine, collector: D
     samples = collector.collect()
     assert values(samples, "nvidia_gpu_up") == {"0": 1.0, "1": 1.0, "2": 1.0}
     assert values(samples, "nvidia_gpu_devices") == {"": 3.0}
+
+
+def test_a_value_that_is_no_number_is_not_published(machine: Machine, collector: DeviceCollector) -> None:
+    machine.update({"gpu0.field.186.type": 0, "gpu0.field.186": "nan"})
+
+    samples = collector.collect()
+
+    assert values(samples, "nvidia_gpu_power_watts") == {"1": 285.431}
+    assert unsupported(samples) == {"nvidia_gpu_power_watts": "failed"}
+
+
+def test_a_gpu_without_memory_of_its_own_is_not_lost_when_one_call_fails(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    machine.set("gpu0.error.nvmlDeviceGetMemoryInfo_v2", pynvml.NVML_ERROR_NOT_SUPPORTED)
+    machine.set("gpu0.error.nvmlDeviceGetUtilizationRates", pynvml.NVML_ERROR_UNKNOWN)
+
+    assert values(collector.collect(), "nvidia_gpu_up") == {"0": 1, "1": 1}
+
+
+def test_a_bus_address_that_is_no_text_hides_no_gpu(machine: Machine, collector: DeviceCollector) -> None:
+    machine.set("gpu0.pci_bus_id", b"0000:\xff:00.0")
+
+    samples = collector.collect()
+
+    assert info(samples, "0")["pci_bus_id"] == "0000:\N{REPLACEMENT CHARACTER}:00.0"
+    assert values(samples, "nvidia_gpu_up") == {"0": 1, "1": 1}
+
+
+def test_a_session_that_ended_without_a_word_is_opened_anew(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    whole = collector.collect()
+    double.nvml.nvmlShutdown()
+
+    with pytest.raises(NvmlUnavailableError):
+        collector.collect()
+    assert collector.collect() == whole
+
+
+def test_a_struct_of_another_version_is_the_drivers_age(machine: Machine, collector: DeviceCollector) -> None:
+    machine.set("error.nvmlDeviceGetMemoryInfo_v2", pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH)
+
+    assert unsupported(collector.collect())["nvidia_gpu_memory_used_bytes"] == "function_not_found"
 
 
 def collect_in_a_fresh_process(**environment: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from exporters import exposition
 from exporters.collector import Runner, Sample, stop_all
+from exporters.gpu import last_window
 from exporters.gpu.node import NvmlGpus
 from tests.exporters.gpu.double import names_of_gpu, values
 from tests.fake_nvml import Machine
@@ -79,11 +80,12 @@ def test_a_call_that_hangs_costs_its_own_source_until_it_returns(
     # The quickest of them, since another process may hold up any; one that waits waits always.
     assert min(service.scrapes_seconds) < 0.1
     assert lost not in names_of_gpu(samples, "1"), "nothing of it is served that is stale"
-    if function != "nvmlDeviceGetFieldValues":  # which two collectors ask
-        others = {name: value for name, value in service.successes().items() if name != collector}
-        assert set(others.values()) == {1.0}
-    else:
-        assert service.successes()["gpu_profile"] == 1
+    others = service.successes().keys() - {collector}
+    if function == "nvmlDeviceGetFieldValues":  # which two collectors ask
+        others -= {"gpu_health"}
+    wait_until(lambda: all(service.successes()[name] == 1 for name in others))
+    if collector == "gpu_profile":
+        assert not [each for each in samples if each.metric is last_window.TENSOR_ACTIVE]
     if collector != "gpu":
         assert values(samples, "nvidia_gpu_up") == {"0": 1, "1": 1}
 
@@ -115,5 +117,5 @@ def test_an_end_beside_a_call_that_hangs_takes_seconds(machine: Machine, service
     stop_all(list(service.runners.values()), 0.5)
     service.gpus.close()
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20, "the calls would take a minute"
     machine.unset("hang.nvmlDeviceGetUtilizationRates", "hang.nvmlGpmSampleGet")

@@ -107,3 +107,13 @@ def test_a_gpu_that_is_lost_amid_the_questions_is_left_out_whole(
     machine.set(f"gpu1.error.{function}", 15)
 
     assert of_gpu(collector.collect(), "1") == []
+
+
+def test_a_link_that_does_not_answer_is_neither_up_nor_down(
+    machine: Machine, collector: HealthCollector
+) -> None:
+    machine.set("gpu0.nvlink.3.error", 3)
+
+    links = values(of_gpu(collector.collect(), "0"), "nvidia_gpu_nvlink_links", "state")
+
+    assert links == {"up": 17, "down": 0}

@@ -28,11 +28,9 @@ def rank(
     pid: int = 100,
     namespace: int = FIRST_PID_NAMESPACE,
     uuids: Sequence[str] = (),
-    visible: str = "",
+    visible: str | None = None,
 ) -> RankProcess:
-    return RankProcess(
-        run, number, number, pid, namespace, tuple(uuids), tuple(visible.split(",")) if visible else ()
-    )
+    return RankProcess(run, number, number, pid, namespace, tuple(uuids), visible)
 
 
 class Node:
@@ -119,28 +117,36 @@ def test_an_ended_rank_is_gone_before_nvml_is_asked_again(machine: Machine, node
 
 
 @pytest.mark.parametrize(
-    ("visible", "local_rank", "gpu"),
+    ("visible", "gpu"),
     [
-        (UUIDS[1], 0, "1"),
-        (f"{UUIDS[1]},{UUIDS[0]}", 1, "0"),
-        (UUIDS[1][:-1] + "1", 0, "1"),
-        ("GPU-5a11ab1e", 0, None),  # the beginning of both
-        ("1", 0, "1"),
-        ("1,0", 1, "0"),
-        ("1", 3, "1"),  # a launcher that gives each rank its own
-        ("7", 0, None),
-        ("GPU-ffff", 0, None),
-        ("", 0, None),
-        ("-1", 0, None),
-        ("NoDevFiles", 0, None),
+        (UUIDS[1], "1"),
+        (UUIDS[1][:-1] + "1", "1"),
+        ("GPU-5a11ab1e", None),  # the beginning of both
+        ("1", "1"),
+        ("7", None),
+        ("GPU-ffff", None),
+        ("-1", None),
+        ("NoDevFiles", None),
     ],
 )
 def test_cuda_visible_devices_tells_where_neither_torch_nor_nvml_does(
-    machine: Machine, node: Node, visible: str, local_rank: int, gpu: str | None
+    machine: Machine, node: Node, visible: str, gpu: str | None
 ) -> None:
-    expected = {("a-run", str(local_rank), gpu)} if gpu else set()
+    assert node.joined(rank(visible=visible)) == ({("a-run", "0", gpu)} if gpu else set())
 
-    assert node.joined(rank(local_rank, visible=visible)) == expected
+
+def test_a_rank_stays_on_its_gpu_when_that_is_lost(machine: Machine, node: Node) -> None:
+    """It does not move to where it holds a stray context, nor to the one GPU that is left with its prefix."""
+    machine.set("gpu0.processes", "101:500")
+    recorded = rank(1, pid=101, uuids=[UUIDS[1]])
+    named = rank(2, pid=7, visible=UUIDS[1])
+    ambiguous = rank(3, pid=8, visible="GPU-5a11ab1e")
+    before = node.joined(recorded, named, ambiguous)
+    assert before == {("a-run", "1", "1"), ("a-run", "2", "1")}
+
+    machine.set("gpu1.error", 15)
+
+    assert node.joined(recorded, named, ambiguous) == before
 
 
 def test_an_index_means_nothing_in_another_container(machine: Machine, node: Node) -> None:
@@ -191,6 +197,34 @@ def test_a_rank_on_a_mig_device_names_its_gpu_and_the_instance(
         "mig_instance": "2",
         "mig_profile": "3g.40gb",
     }
+
+
+@pytest.mark.parametrize("how", ["recorded", "visible"])
+def test_a_mig_device_is_known_by_the_name_of_older_drivers_too(
+    divided: Machine, node: Node, how: str
+) -> None:
+    older = f"MIG-{UUIDS[1]}/2/0"
+    who = rank(uuids=[older]) if how == "recorded" else rank(visible=older, namespace=OTHER_NAMESPACE)
+
+    (info,) = (s for s in node.collect(who) if s.metric.name == "training_run_gpu_info")
+
+    assert (info.labels["gpu"], info.labels["mig_instance"]) == ("1", "2")
+
+
+def test_compute_instances_of_one_gpu_instance_are_one_series(divided: Machine, node: Node) -> None:
+    divided.update(
+        {
+            "gpu1.mig.0": "4 0 1c.3g.40gb 40448 0",
+            "gpu1.mig.1": "4 1 2c.3g.40gb 40448 0",
+            "gpu1.processes": "100:3000:4:1",
+        }
+    )
+
+    assert len([s for s in node.collect(rank(pid=100)) if s.metric.name == "training_run_gpu_info"]) == 1
+
+
+def test_an_index_means_nothing_where_a_gpu_is_divided(divided: Machine, node: Node) -> None:
+    assert node.joined(rank(visible="0")) == set()
 
 
 def memory(samples: Sequence[Sample], gpu: str) -> dict[tuple[str, str], float | object]:
@@ -254,10 +288,14 @@ def test_an_older_driver_lists_processes_by_the_older_call(tmp_path: Path, clock
     assert unsupported(samples) == {}
 
 
-def test_a_lost_gpu_joins_nothing_and_leaves_the_others(machine: Machine, node: Node) -> None:
+def test_a_gpu_lost_before_the_first_look_joins_nothing_and_leaves_the_others(
+    machine: Machine, node: Node
+) -> None:
     machine.set("gpu0.error", 15)
 
-    assert node.joined(rank(0, uuids=[UUIDS[0]]), rank(1, uuids=[UUIDS[1]])) == {("a-run", "1", "1")}
+    samples = node.collect(rank(0, uuids=[UUIDS[0]]), rank(1, uuids=[UUIDS[1]]))
+
+    assert {s.labels["gpu"] for s in samples} == {"1"}
 
 
 def test_nvml_is_asked_every_five_seconds_only(

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from exporters.gpu import last_window
 from exporters.gpu.nvml import Nvml, NvmlUnavailableError
-from exporters.gpu.profile import LastWindow, ProfileCollector
+from exporters.gpu.profile import ProfileCollector
 from tests import fake_nvml
 from tests.exporters.gpu import double
-from tests.exporters.gpu.double import NOT_PRIVILEGED, UUIDS, Clock, names_of_gpu, of_gpu, unsupported, values
+from tests.exporters.gpu.double import NOT_PRIVILEGED, Clock, names_of_gpu, of_gpu, shown, unsupported, values
 from tests.fake_nvml import Calls, Machine
 
 SM = "nvidia_gpu_sm_active_seconds_total"
@@ -58,14 +59,17 @@ def test_the_last_window_is_told_as_ratios(
 ) -> None:
     machine.update({"gpm.2": 91, "gpm.5": 47.5, "gpm.10": 60, "gpm.1": 99, "gpm.20": 10, "gpm.21": 100})
     collector.collect()
-    assert collector.windows[UUIDS[0]] == LastWindow()
-
     clock.now += 5
-    collector.collect()
+    samples = of_gpu(collector.collect(), "0")
 
-    assert collector.windows[UUIDS[0]] == pytest.approx(
-        LastWindow(0.91, 0.475, 0.6, 0.99, 10 * 1024**2, 100 * 1024**2)
-    )
+    assert {s.metric: s.value for s in samples if s.metric.scope == "window"} == {
+        last_window.SM_ACTIVE: pytest.approx(0.91),
+        last_window.TENSOR_ACTIVE: pytest.approx(0.475),
+        last_window.DRAM_ACTIVE: pytest.approx(0.6),
+        last_window.GRAPHICS_ACTIVE: pytest.approx(0.99),
+        last_window.PCIE_TRANSMIT: 10 * 1024**2,
+        last_window.PCIE_RECEIVE: 100 * 1024**2,
+    }
 
 
 def test_no_metric_is_there_before_there_was_a_window(machine: Machine, collector: ProfileCollector) -> None:
@@ -129,7 +133,7 @@ def test_one_metric_that_is_denied_leaves_the_others(
 
     assert unsupported(samples) == {TENSOR: "no_permission"}
     assert names_of_gpu(samples, "0") == METRICS - {TENSOR} | {"nvidia_gpu_metric_unsupported"}
-    assert collector.windows[UUIDS[0]].tensor_active is None
+    assert shown(samples, last_window.TENSOR_ACTIVE).keys() == {"1"}
 
 
 def test_a_value_that_is_no_number_is_not_added(
@@ -191,7 +195,6 @@ def test_a_lost_gpu_has_no_series_and_leaves_the_others(
 
     assert of_gpu(samples, "0") == []
     assert names_of_gpu(samples, "1") == METRICS
-    assert UUIDS[0] not in collector.windows
 
 
 def test_each_mig_instance_has_its_own_counters(
@@ -238,3 +241,43 @@ def test_samples_are_given_back_when_an_instance_is_taken_away(
             collector.collect()
         assert calls.live_samples() == 2 * 2 * 2
         nvml.close()
+
+
+def test_two_compute_instances_of_one_gpu_instance_are_one_unit(
+    machine: Machine, collector: ProfileCollector, clock: Clock
+) -> None:
+    machine.update(
+        {"gpu0.mig_mode": 1, "gpu0.mig.0": "4 0 1c.3g.40gb 40448 0", "gpu0.mig.1": "4 1 2c.3g.40gb 40448 0"}
+    )
+    machine.set("gpu0.mig.4.gpm.2", 50)
+    collector.collect()
+    clock.now += 10
+    samples = collector.collect()
+
+    sm = "nvidia_gpu_mig_sm_active_seconds_total"
+    assert values(of_gpu(samples, "0"), sm, "mig_instance") == {"4": pytest.approx(5)}
+
+
+def test_what_no_instance_of_a_gpu_gives_is_said_once(machine: Machine, collector: ProfileCollector) -> None:
+    machine.update(
+        {"gpu0.mig_mode": 1, "gpu0.mig.0": "1 0 3g.40gb 40448 0", "gpu0.mig.1": "2 0 3g.40gb 40448 0"}
+    )
+    machine.set("error.nvmlGpmMigSampleGet", NOT_PRIVILEGED)
+
+    samples = of_gpu(collector.collect(), "0")
+
+    assert unsupported(samples) == dict.fromkeys(MIG_METRICS, "no_permission")
+    assert len(samples) == len(MIG_METRICS)
+
+
+def test_memory_for_one_sample_only_is_a_round_lost_and_no_more(
+    machine: Machine, collector: ProfileCollector, clock: Clock
+) -> None:
+    machine.set("error.nvmlGpmSampleAlloc", 20)
+    assert unsupported(collector.collect()) == dict.fromkeys(METRICS, "failed")
+    machine.unset("error.nvmlGpmSampleAlloc")
+    for _ in range(2):
+        clock.now += 5
+        samples = collector.collect()
+
+    assert names_of_gpu(samples, "0") == METRICS

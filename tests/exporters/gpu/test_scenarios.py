@@ -63,7 +63,7 @@ def test_no_value_is_nan_and_no_series_is_there_twice(samples: list[Sample]) -> 
 
 
 def test_a_gpu_keeps_within_its_budget_of_series(samples: list[Sample]) -> None:
-    """Two more for each XID seen; what a rank has of its GPU is counted with the rank."""
+    """Two more for each XID seen; series that name a rank are of that rank's budget."""
     series: Counter[str] = Counter()
     xids: Counter[str] = Counter()
     instances: Counter[tuple[str, str]] = Counter()
@@ -73,7 +73,7 @@ def test_a_gpu_keeps_within_its_budget_of_series(samples: list[Sample]) -> None:
                 instances[sample.labels["gpu"], sample.labels["mig_instance"]] += 1
             case "gpu" if "xid" in sample.labels:
                 xids[sample.labels["gpu"], sample.labels["xid"]] += 1  # type: ignore[index]
-            case "gpu":
+            case "gpu" if not sample.labels.get("run"):
                 series[sample.labels["gpu"]] += 1
 
     assert all(count <= MOST_SERIES_OF_A_GPU for count in series.values()), series
@@ -112,3 +112,18 @@ def test_two_healthy_h100_give_every_gpu_metric_of_the_catalog(library: Path, tm
     }
     for gpu in ("0", "1"):
         assert names_of_gpu(healthy, gpu) == expected | {"training_run_gpu_info"}
+
+
+def test_of_a_lost_gpu_nothing_stays_that_another_collector_said_before(
+    library: Path, tmp_path: Path
+) -> None:
+    """Whichever of them learned of the loss: an error that is not told apart, known by one collector only."""
+    unknown = SCENARIOS["h100"]._replace(later={"gpu1.error": 999})
+    lost = page(library, tmp_path / "control", unknown)
+
+    assert names_of_gpu(lost, "1") == {"nvidia_gpu_info", "nvidia_gpu_up"}
+    assert {s.value for s in lost if s.metric.name == "nvidia_gpu_up" and s.labels["gpu"] == "1"} == {0.0}
+
+
+def test_nothing_that_is_only_shown_is_published(samples: list[Sample]) -> None:
+    assert {sample.metric.name for sample in samples} <= CATALOG.keys()

@@ -8,6 +8,7 @@ import pytest
 
 from exporters.catalog import CATALOG
 from exporters.collector import Sample
+from exporters.gpu import last_window
 from exporters.gpu.node import gpu_statuses
 from exporters.gpu.simulated import (
     FAULT_AFTER_SECONDS,
@@ -18,7 +19,7 @@ from exporters.gpu.simulated import (
     parse_simulation,
 )
 from exporters.runs import RankProcess
-from tests.exporters.gpu.double import Clock, names_of_gpu, of_gpu, values
+from tests.exporters.gpu.double import Clock, names_of_gpu, of_gpu, shown, values
 
 AFTER_THE_DIP = 1_699_999_950.0  # of an evaluation and a checkpoint
 ONLY_IN_TROUBLE = {
@@ -101,7 +102,7 @@ def test_power_clocks_activity_and_temperature_move_together() -> None:
     node = Node(1)
     busy = node.after(120)
     power = values(busy, "nvidia_gpu_power_watts")["0"]
-    window = node.gpus.windows["SIMULATED-0"]
+    window = shown(busy, last_window.TENSOR_ACTIVE)["0"]
     later = node.after(20)
     joules = (
         values(later, "nvidia_gpu_energy_joules_total")["0"]
@@ -111,8 +112,7 @@ def test_power_clocks_activity_and_temperature_move_together() -> None:
     seconds = values(later, tensor)["0"] - values(busy, tensor)["0"]
 
     assert joules / 20 == pytest.approx(power, rel=0.1)
-    assert window.tensor_active is not None
-    assert seconds / 20 == pytest.approx(window.tensor_active, rel=0.1)
+    assert seconds / 20 == pytest.approx(window, rel=0.1)
     node.clock.now = AFTER_THE_DIP + 208  # the next checkpoint
     idle = node.after(4)
     assert values(idle, "nvidia_gpu_power_watts")["0"] < power / 3
@@ -180,18 +180,15 @@ def test_the_others_wait_for_a_straggler() -> None:
     assert values(samples, "nvidia_gpu_utilization_percent") == values(
         whole, "nvidia_gpu_utilization_percent"
     )
-    for gpu in "012":
-        waiting, busy = (
-            node.gpus.windows[f"SIMULATED-{gpu}"].tensor_active or 0.0 for node in (slow, healthy)
-        )
-        assert waiting < 0.7 * busy
-    assert slow.gpus.throttled["SIMULATED-3"] == ("hw_power_brake",)
+    waiting, busy = (shown(each, last_window.TENSOR_ACTIVE) for each in (samples, whole))
+    assert all(waiting[gpu] < 0.7 * busy[gpu] for gpu in "012")
+    assert [status.throttled for status in gpu_statuses(samples)][3] == ("hw_power_brake",)
 
 
 def test_ranks_are_joined_by_their_place_on_the_node_and_share_its_memory() -> None:
     node = Node(2)
-    node.ranks = [RankProcess("a-run", rank, rank, 0, 0, (), ()) for rank in range(2)]
-    node.ranks.append(RankProcess("other", 0, 0, 0, 0, (), ()))
+    node.ranks = [RankProcess("a-run", rank, rank, 0, 0) for rank in range(2)]
+    node.ranks.append(RankProcess("other", 0, 0, 0, 0))
 
     samples = node.after(0)
 
@@ -213,14 +210,14 @@ def test_ranks_are_joined_by_their_place_on_the_node_and_share_its_memory() -> N
 
 def test_a_status_has_what_a_person_asks_for() -> None:
     node = Node(2, Scenario.xid79)
-    node.ranks = [RankProcess("a-run", 1, 0, 0, 0, (), ())]
+    node.ranks = [RankProcess("a-run", 1, 0, 0, 0)]
     samples = node.after(FAULT_AFTER_SECONDS + 10)
 
-    first, last = gpu_statuses(samples, node.gpus.windows, node.gpus.throttled)
+    first, last = gpu_statuses(samples)
 
     assert (first.gpu, first.up, first.name, first.xids) == (0, True, "Simulated H100 (no hardware)", ())
     assert [(rank.run, rank.rank) for rank in first.ranks] == [("a-run", 1)]
-    assert first.tensor_active_ratio == node.gpus.windows["SIMULATED-0"].tensor_active
+    assert first.tensor_active_ratio == shown(samples, last_window.TENSOR_ACTIVE)["0"]
     assert first.power_watts == values(samples, "nvidia_gpu_power_watts")["0"]
     assert (last.gpu, last.up, last.xids, last.power_watts, last.sm_active_ratio) == (
         *(1, False, ("79",), None, None),
@@ -232,21 +229,22 @@ def test_a_status_has_what_a_person_asks_for() -> None:
     [
         ("0", Simulation(0)),
         ("8", Simulation(8)),
+        ("8:", Simulation(8)),
         ("8:healthy", Simulation(8)),
         *((f"64:{scenario}", Simulation(64, scenario)) for scenario in Scenario),
     ],
 )
 def test_a_number_and_a_scenario_are_read_from_the_command_line(text: str, simulation: Simulation) -> None:
     assert parse_simulation(text) == simulation
-    assert parse_simulation(str(simulation)) == simulation
+    if simulation.count:
+        assert parse_simulation(str(simulation)) == simulation
 
 
-@pytest.mark.parametrize("text", ["", "-1", "65", "eight", "8:", "8:fire", ":healthy", "8:healthy:more"])
+@pytest.mark.parametrize("text", ["", "-1", "65", "eight", "8:fire", ":healthy", "8:healthy:more", "0:xid79"])
 def test_what_is_no_simulation_is_refused_with_what_there_is(text: str) -> None:
-    if text == "8:":
-        assert parse_simulation(text) == Simulation(8)
-        return
-    with pytest.raises(ValueError, match=r"give a number from 0 to 64|there are healthy, memory-fill"):
+    with pytest.raises(
+        ValueError, match=r"give a number from 0 to 64|there are healthy, mem|before it, 1:xid79"
+    ):
         parse_simulation(text)
 
 

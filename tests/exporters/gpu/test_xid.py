@@ -69,7 +69,6 @@ def test_a_number_says_whose_fault_it_is_and_an_unknown_one_that_somebody_has_to
     xid: int, kind: str
 ) -> None:
     assert xid_class(str(xid)) == kind
-    assert xid_class("other") == "hardware"
 
 
 def test_the_errors_of_a_gpu_that_was_lost_by_them_stay(machine: Machine, collector: XidCollector) -> None:
@@ -110,6 +109,33 @@ def test_a_gpu_that_is_added_is_heard_too_and_no_set_of_events_is_left(
         nvml.close()
 
 
+def test_a_set_of_events_that_fails_is_made_anew_and_given_back(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fake_nvml.CALLS_VARIABLE, str(tmp_path / "calls"))
+    with double.machine(library, tmp_path / "control") as machine:
+        nvml = Nvml()
+        collector = XidCollector(nvml, kernel_log=NO_LOG)
+        machine.set("error.nvmlEventSetWait_v2", 15)
+        for _ in range(5):
+            collector.collect()
+        machine.unset("error.nvmlEventSetWait_v2")
+        collector.collect()
+        machine.set("event.0", "0 48")
+
+        assert values(collector.collect(), TOTAL, "gpu") == {"0": 1}
+        assert Calls(tmp_path / "calls").live_event_sets() == 1
+        nvml.close()
+
+
+def test_a_gpu_lost_as_it_is_registered_is_no_gpu_without_events(
+    machine: Machine, collector: XidCollector
+) -> None:
+    machine.set("gpu1.error.nvmlDeviceRegisterEvents", 15)
+
+    assert collector.collect() == []
+
+
 def test_a_storm_is_counted_whole_without_taking_the_service_along(
     machine: Machine, collector: XidCollector
 ) -> None:
@@ -130,11 +156,13 @@ def test_numbers_without_end_are_lumped_together(machine: Machine, collector: Xi
     machine.update({f"event.{index}": f"0 {xid}" for index, xid in enumerate(numbers)})
     machine.set(f"event.{len(numbers)}", "0 123456789")
 
-    counts = values(collector.collect(), TOTAL, "xid")
+    machine.set(f"event.{len(numbers) + 1}", "0 13")
 
-    assert len(counts) == MOST_NUMBERS + 1
-    assert counts["other"] == 10
-    assert sum(counts.values()) == len(numbers) + 1
+    samples = [sample for sample in collector.collect() if sample.metric.name == TOTAL]
+
+    assert len(samples) == MOST_NUMBERS + 2
+    lumped = {s.labels["class"]: s.value for s in samples if s.labels["xid"] == "other"}
+    assert lumped == {"hardware": 10, "application": 1}, "whose fault it is stays told"
 
 
 def test_a_gpu_that_reports_no_events_says_why_where_there_is_no_kernel_log(
@@ -172,7 +200,7 @@ def test_the_kernel_log_tells_what_happened_before_and_what_nvml_does_not(
     )
     collector = XidCollector(nvml, kernel_log=log)
     samples = collector.collect()
-    assert values(samples, TOTAL, "xid") == {"63": 1, "79": 1}
+    assert values(samples, TOTAL, "xid") == {"63": 1, "79": 1}, "in the order of the log"
     assert {s.labels["uuid"] for s in samples} == {UUIDS[1]}
     assert values(samples, LAST, "xid") == {
         "63": pytest.approx(time.time() - 3600, abs=2),
@@ -201,15 +229,93 @@ def test_an_error_that_both_report_is_one(machine: Machine, nvml: Nvml, tmp_path
     collector.close()
 
 
-def test_a_kernel_log_that_may_not_be_read_any_more_does_no_harm(
+def test_the_kernel_log_names_the_instance_of_a_divided_gpu(
     machine: Machine, nvml: Nvml, tmp_path: Path
 ) -> None:
-    os.mkfifo(tmp_path / "kmsg")
-    writer = os.open(tmp_path / "kmsg", os.O_RDWR)
-    collector = XidCollector(nvml, kernel_log=tmp_path / "kmsg")
-    os.write(writer, line(79).encode())
-    assert values(collector.collect(), TOTAL, "xid") == {"79": 1}
-    assert values(collector.collect(), TOTAL, "xid") == {"79": 1}, "it is empty now, and does not wait"
-    os.close(writer)
+    log = tmp_path / "kmsg"
+    log.write_text(line(31, bus="0000:01:00 GPU-I:05 GPU-CI:00") + line(31, bus="zz:::") + line(13))
+    collector = XidCollector(nvml, kernel_log=log)
+
+    assert values(collector.collect(), TOTAL, "xid") == {"31": 1, "13": 1}
     collector.close()
-    assert values(collector.collect(), TOTAL, "xid") == {"79": 1}
+
+
+def test_the_time_of_the_last_is_the_later_of_both(machine: Machine, nvml: Nvml, tmp_path: Path) -> None:
+    log = tmp_path / "kmsg"
+    log.write_text(line(31, seconds=time.monotonic() - 500))
+    machine.set("event.0", "1 31")
+    collector = XidCollector(nvml, kernel_log=log)
+
+    assert values(collector.collect(), LAST, "xid") == {"31": pytest.approx(time.time(), abs=5)}
+    collector.close()
+
+
+def test_while_nvml_is_away_the_kernel_log_goes_on_telling(
+    machine: Machine, nvml: Nvml, tmp_path: Path
+) -> None:
+    """The faults that take the driver along are told by it alone."""
+    log = tmp_path / "kmsg"
+    log.write_text("")
+    collector = XidCollector(nvml, kernel_log=log)
+    collector.collect()
+    machine.set("driver", "unloaded")
+    with log.open("a") as more:
+        more.write(line(119))
+
+    assert values(collector.collect(), TOTAL, "xid") == {"119": 1}
+    collector.close()
+
+
+class Log:
+    """A pipe in the place of the kernel's log: it can be empty, and it can fail."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path)
+        self._writer = os.open(path, os.O_RDWR)
+
+    def write(self, text: str) -> None:
+        os.write(self._writer, text.encode())
+
+    def close(self) -> None:
+        os.close(self._writer)
+
+
+def test_an_empty_kernel_log_is_not_waited_for(machine: Machine, nvml: Nvml, tmp_path: Path) -> None:
+    log = Log(tmp_path / "kmsg")
+    collector = XidCollector(nvml, kernel_log=log.path)
+    log.write(line(79))
+    for _ in range(2):
+        assert values(collector.collect(), TOTAL, "xid") == {"79": 1}
+    log.close()
+    collector.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "goes_on"), [(BrokenPipeError(), True), (OSError(5, "Input/output error"), False)]
+)
+def test_messages_that_were_overwritten_are_passed_over_and_a_log_that_fails_is_let_go(
+    machine: Machine,
+    nvml: Nvml,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: OSError,
+    goes_on: bool,
+) -> None:
+    log = Log(tmp_path / "kmsg")
+    collector = XidCollector(nvml, kernel_log=log.path)
+    log.write(line(79))
+    collector.collect()
+    faults, read = [fault], os.read
+
+    def read_faulty(descriptor: int, length: int) -> bytes:
+        if faults:
+            raise faults.pop()
+        return read(descriptor, length)
+
+    monkeypatch.setattr(os, "read", read_faulty)
+    log.write(line(79))
+
+    assert values(collector.collect(), TOTAL, "xid") == {"79": 2 if goes_on else 1}
+    log.close()
+    collector.close()
