@@ -1,4 +1,4 @@
-"""What a run of the benchmark says: tables for the terminal, a file of its own, and the README."""
+"""What a run of a benchmark says: tables for the terminal, a file of its own, and the README."""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ HOW = (
 )
 
 
+class Place(NamedTuple):
+    """Where a benchmark's figures go: between which lines of the README, and into files of which name."""
+
+    begin: str
+    end: str
+    name: str
+
+
+PLACE = Place(BEGIN, END, "hook-overhead")
+
+
 class Promise(NamedTuple):
     """One line of the contract: a cost and its bar, both as they are printed."""
 
@@ -45,51 +56,76 @@ class Report(NamedTuple):
 
     def measured(self) -> str:
         """All that was measured, as Markdown."""
-        return "\n\n".join([_costs_table(self.costs), HOW, _promises_table(self.promises)])
+        return "\n\n".join([_costs_table(self.costs), HOW, promises_table(self.promises)])
 
     def record(self, root: Path = ROOT) -> Path:
         """Write it below `tests/benchmarks/results`, and what matters most into the README; the file written.
 
         Raises ValueError where the README has no place for it.
         """
-        results = root / "tests" / "benchmarks" / "results"
-        file = results / f"{datetime.date.today()}-hook-overhead.md"
-        readme = root / "README.md"
-        text = readme.read_text()
-        if text.count(BEGIN) != 1 or text.count(END) != 1:
-            raise ValueError(f"{readme} has no place for the figures: one line {BEGIN!r}, one {END!r}")
-        before, _, rest = text.partition(BEGIN)
-        after = rest.partition(END)[2]
-        readme.write_text(f"{before}{BEGIN}{self._for_readme(file.relative_to(root))}{END}{after}")
-        file.write_text(
-            f"# The hook's cost, {datetime.date.today()}\n\n{self.conditions}\n\n{self.measured()}\n"
-        )
-        return file
-
-    def _for_readme(self, file: Path) -> str:
         rows = [["µs a step", "above", "median", "quartiles"]]
         for cost in self.costs:
             if (cost.way, cost.other) in self.in_readme:
                 rows.append([cost.way, cost.other, f"{cost.median:.0f}", _quartiles(cost)])
-        missed = [each for each in self.promises if not each.kept]
-        kept = f"Bars of the contract kept there: {len(self.promises) - len(missed)} of {len(self.promises)}"
-        told = "".join(f"- {each.what}: {each.figure}, at most {each.bar}\n" for each in missed)
-        verdict = f"{kept}. Missed:\n\n{told}" if missed else f"{kept}.\n"
-        return f"\n{self.conditions}\n\n{_table(rows)}\n\n{verdict}\nAll rows: [`{file}`]({file}).\n\n"
+        whole = Whole("The hook's cost", self.conditions, self.measured())
+        return write(PLACE, whole, table(rows), self.promises, root)
+
+
+class Whole(NamedTuple):
+    """What the file of a run says: its heading, the conditions, and all that was measured, as Markdown."""
+
+    heading: str
+    conditions: str
+    measured: str
+
+
+def write(place: Place, whole: Whole, in_readme: str, promises: Sequence[Promise], root: Path = ROOT) -> Path:
+    """Write a run below `tests/benchmarks/results`, and `in_readme` of it into the README; the file written.
+
+    Raises ValueError where the README has no place for it.
+    """
+    file = root / "tests" / "benchmarks" / "results" / f"{datetime.date.today()}-{place.name}.md"
+    readme = root / "README.md"
+    text = readme.read_text()
+    if text.count(place.begin) != 1 or text.count(place.end) != 1:
+        raise ValueError(
+            f"{readme} has no place for the figures: one line {place.begin!r}, one {place.end!r}"
+        )
+    before, _, rest = text.partition(place.begin)
+    after = rest.partition(place.end)[2]
+    where = file.relative_to(root)
+    section = (
+        f"\n{whole.conditions}\n\n{in_readme}\n\n{_verdict(promises)}\nAll rows: [`{where}`]({where}).\n\n"
+    )
+    readme.write_text(f"{before}{place.begin}{section}{place.end}{after}")
+    file.write_text(f"# {whole.heading}, {datetime.date.today()}\n\n{whole.conditions}\n\n{whole.measured}\n")
+    return file
+
+
+def _verdict(promises: Sequence[Promise]) -> str:
+    missed = [each for each in promises if not each.kept]
+    kept = f"Bars of the contract kept there: {len(promises) - len(missed)} of {len(promises)}"
+    told = "".join(f"- {each.what}: {each.figure}, at most {each.bar}\n" for each in missed)
+    return f"{kept}. Missed:\n\n{told}" if missed else f"{kept}.\n"
 
 
 def conditions(cpu_time: bool) -> str:
-    """When, where, with what versions and by which clock."""
+    """When, where, with what versions and by which clock the hook is measured."""
+    clock = "processor time of the training thread" if cpu_time else "wall time"
+    return conditions_with(PACKAGES, clock, _device())
+
+
+def conditions_with(packages: Iterable[str], clock: str, *also: str) -> str:
+    """When, where, with what versions of these packages and by which clock; and what else is to be known."""
     versions = []
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"no {package}")
-    clock = "processor time of the training thread" if cpu_time else "wall time"
+    machine = [str(datetime.date.today()), _processor(), f"{os.cpu_count()} cores", *also]
     return (
-        f"{datetime.date.today()}, {_processor()}, {os.cpu_count()} cores, {_device()}, "
-        f"load {os.getloadavg()[0]:.1f} at the start, {clock}\n"
+        f"{', '.join(machine)}, load {os.getloadavg()[0]:.1f} at the start, {clock}\n"
         f"Python {platform.python_version()}, {', '.join(versions)}"
     )
 
@@ -100,16 +136,17 @@ def _costs_table(costs: Iterable[Cost]) -> str:
         longest = "" if cost.longest is None else f"{cost.longest:.0f}"
         compared = [cost.way, cost.other, f"{cost.other_us:.0f}", f"{cost.median:.1f}"]
         rows.append([*compared, _quartiles(cost), str(cost.blocks), longest])
-    return _table(rows)
+    return table(rows)
 
 
-def _promises_table(promises: Iterable[Promise]) -> str:
+def promises_table(promises: Iterable[Promise]) -> str:
+    """The contract's lines, kept or not, as Markdown."""
     rows = [["contract", "measured", "at most", ""]]
     rows += [[each.what, each.figure, each.bar, "kept" if each.kept else "**NOT kept**"] for each in promises]
-    return _table(rows)
+    return table(rows)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
     """The rows as Markdown, the first as its head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
