@@ -115,6 +115,7 @@ def test_a_release_waits_for_a_round_that_goes_on_and_closes_after_it(machine: M
     machine.unset("hang.nvmlDeviceGetUtilizationRates")
     thread.join(20)
     assert rounds, "the round that held the session was whole"
+    wait_until(lambda: nvml.is_closed)
     assert not session_is_open()
 
 
