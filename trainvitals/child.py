@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from trainvitals.interruption import held
+from trainvitals.interruption import check, held
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 10.0
@@ -57,6 +57,7 @@ class Child:
                 # Another server might have taken the port and answered: ours must still be there.
                 if loopback.get(url).is_success and self.running:
                     return
+            check()
             time.sleep(0.05)
         raise ChildError(f"{self.name} did not become ready; the end of its log:\n{self.last_lines()}")
 

@@ -130,6 +130,7 @@ def _run(console: Console, folder: Path, keep: bool, inject: Injection | None, m
             _print_urls(console, stack)
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
+                    interruption.check()
                     signal.pause()
 
 
@@ -215,6 +216,7 @@ def _start_training(stack: Stack, folder: Path, run: str, max_steps: int | None)
 def _follow_to_the_end(console: Console, stack: Stack, training: Child, run: str) -> None:
     with _progress_line(console) as show:
         while training.running:
+            interruption.check()
             show(_progress(stack.run(run)))
             time.sleep(0.5)
         show(_progress(stack.run(run)))
@@ -390,6 +392,7 @@ def _progress_line(console: Console) -> Iterator[Callable[[str], None]]:
 def _wait_for(condition: Callable[[], T | None], seconds: float, otherwise: Callable[[], str]) -> T:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
+        interruption.check()
         found = condition()
         if found:
             return found

@@ -79,6 +79,7 @@ def _show(watch: Watch, console: Console, interval: float) -> None:
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
+                interruption.check()
                 view = watch.look()
                 live.update(render(view, console.width), refresh=True)
                 time.sleep(interval)

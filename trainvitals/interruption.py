@@ -22,25 +22,28 @@ def listen() -> None:
 def held() -> Iterator[None]:
     """Within it no KeyboardInterrupt of `listen` is raised; one that came meanwhile is raised after it."""
     global _holds
+    came_before = _came
     _holds += 1
     try:
         yield
     finally:
         _holds -= 1
-    if _came:
-        _raise()
+    if not came_before:
+        check()
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt where one has come; for loops that wait.
+
+    The first may have been lost: what a signal raises while Python runs a finalizer is printed and forgotten.
+    """
+    if _came and not _holds:
+        raise KeyboardInterrupt
 
 
 def _handle(number: int, frame: object) -> None:
     global _came
     _came = True
-    if not _holds:
-        _raise()
-
-
-def _raise() -> None:
-    global _came
-    _came = False
-    for number in SIGNALS:  # ignored by the interpreter's own end too
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    for each in SIGNALS:  # ignored by the interpreter's own end too
+        signal.signal(each, signal.SIG_IGN)
+    check()
