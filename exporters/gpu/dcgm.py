@@ -16,7 +16,8 @@ from exporters.catalog import Kind, Metric
 from exporters.collector import Sample
 from exporters.gpu import last_window
 from exporters.gpu.node import value_of, without_the_lost
-from exporters.gpu.nvml import Device, NvmlCollector, Reading
+from exporters.gpu.nvml import Device, NvmlCollector
+from exporters.gpu.reading import Reading
 
 LABELS = ("gpu", "UUID", "pci_bus_id", "device", "modelName", "Hostname", "DCGM_FI_DRIVER_VERSION")
 MIB = 1024**2

@@ -11,19 +11,8 @@ from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Sample
 from exporters.gpu import last_window
-from exporters.gpu.nvml import (
-    ALL_LINKS,
-    Device,
-    GpuLostError,
-    Nvml,
-    NvmlCollector,
-    Reading,
-    Session,
-    Unwrapped,
-    call,
-    code_of,
-    fields,
-)
+from exporters.gpu.nvml import Device, GpuLostError, Nvml, NvmlCollector, Session, call, code_of
+from exporters.gpu.reading import ALL_LINKS, Reading, Unwrapped, fields
 
 MIG_MODES = {pynvml.NVML_DEVICE_MIG_DISABLE: "disabled", pynvml.NVML_DEVICE_MIG_ENABLE: "enabled"}
 _INFO = ("name", "driver_version", "vbios", "pci_bus_id", "serial")

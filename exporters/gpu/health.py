@@ -13,16 +13,8 @@ import pynvml
 from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Sample
-from exporters.gpu.nvml import (
-    ALL_LINKS,
-    Device,
-    NvmlCollector,
-    Reading,
-    call,
-    code_of,
-    fields,
-    raise_if_lost,
-)
+from exporters.gpu.nvml import Device, NvmlCollector, call, code_of, raise_if_lost
+from exporters.gpu.reading import ALL_LINKS, Reading, fields
 
 _ECC = {
     "corrected": pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED,

@@ -9,7 +9,8 @@ import pynvml
 
 from exporters import catalog
 from exporters.collector import Sample
-from exporters.gpu.nvml import Device, NvmlCollector, Reading, call, code_of, raise_if_lost, text
+from exporters.gpu.nvml import Device, NvmlCollector, call, code_of, raise_if_lost, text
+from exporters.gpu.reading import Reading
 
 # The compute instance's part of a profile such as 1c.3g.40gb: the memory is that of the GPU instance.
 _OF_COMPUTE_INSTANCE = re.compile(r"^\d+c\.")

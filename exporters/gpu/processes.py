@@ -19,17 +19,8 @@ import pynvml
 from exporters import catalog
 from exporters.collector import Sample
 from exporters.gpu.mig import MigInstance, mig_devices
-from exporters.gpu.nvml import (
-    Device,
-    GpuLostError,
-    Nvml,
-    NvmlCollector,
-    Reading,
-    Session,
-    call,
-    code_of,
-    unsupported,
-)
+from exporters.gpu.nvml import Device, GpuLostError, Nvml, NvmlCollector, Session, call, code_of
+from exporters.gpu.reading import Reading, unsupported
 from exporters.runs import RankProcess
 from trainer_hooks import recording
 

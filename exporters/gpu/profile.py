@@ -19,7 +19,8 @@ from exporters.catalog import Metric
 from exporters.collector import Sample
 from exporters.gpu import last_window
 from exporters.gpu.mig import MigInstance, gpu_instances, mig_devices
-from exporters.gpu.nvml import Device, GpuLostError, Nvml, NvmlCollector, Reading, call, code_of
+from exporters.gpu.nvml import Device, GpuLostError, Nvml, NvmlCollector, call, code_of
+from exporters.gpu.reading import Reading
 
 # What NVML wants between two samples.
 SHORTEST_WINDOW_SECONDS = 0.1

@@ -19,18 +19,8 @@ import pynvml
 
 from exporters import catalog
 from exporters.collector import Sample
-from exporters.gpu.nvml import (
-    LOST,
-    REASONS,
-    Device,
-    Nvml,
-    NvmlCollector,
-    NvmlUnavailableError,
-    Session,
-    call,
-    code_of,
-    unsupported,
-)
+from exporters.gpu.nvml import LOST, Device, Nvml, NvmlCollector, NvmlUnavailableError, Session, call, code_of
+from exporters.gpu.reading import REASONS, unsupported
 
 XidClass = Literal["hardware", "application", "noise"]
 

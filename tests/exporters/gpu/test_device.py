@@ -14,7 +14,8 @@ import pytest
 from exporters.collector import Runner
 from exporters.gpu import last_window
 from exporters.gpu.device import DeviceCollector
-from exporters.gpu.nvml import REASONS, Nvml, NvmlUnavailableError
+from exporters.gpu.nvml import Nvml, NvmlUnavailableError
+from exporters.gpu.reading import REASONS
 from tests import fake_nvml
 from tests.exporters.gpu import double
 from tests.exporters.gpu.double import UUIDS, info, names_of_gpu, of_gpu, unsupported, values

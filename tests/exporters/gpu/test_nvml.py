@@ -12,7 +12,8 @@ import pytest
 
 from exporters.gpu.device import DeviceCollector
 from exporters.gpu.health import HealthCollector
-from exporters.gpu.nvml import Nvml, NvmlUnavailableError, Unwrapped
+from exporters.gpu.nvml import Nvml, NvmlUnavailableError
+from exporters.gpu.reading import Unwrapped
 from tests.exporters.gpu.double import Clock
 from tests.fake_nvml import Machine
 from tests.trainer_hooks.processes import wait_until
