@@ -163,12 +163,17 @@ def take_turn(exporter: Exporter, machine: Machine, length: Length) -> Turn:
         )
 
 
-def latencies_ms(process: Running, headers: Mapping[str, str], count: int) -> list[float]:
+def latencies_ms(
+    process: Running,
+    headers: Mapping[str, str],
+    count: int,
+    between: Callable[[], object] = lambda: time.sleep(BETWEEN_SCRAPES_SECONDS),
+) -> list[float]:
     """Of scrapes one after the other, with a pause between them."""
     latencies = []
     for _ in range(count):
         latencies.append(process.scrape(headers)[0])
-        time.sleep(BETWEEN_SCRAPES_SECONDS)
+        between()
     return latencies
 
 
@@ -244,7 +249,9 @@ def promises(compared: Sequence[Compared], ours: Page, theirs: Page, growth: Gro
         _share(f"GPU families: {THEIRS.name} / {OURS.name}", theirs.families / ours.families, SHARE),
         _at_most("series of a GPU", ours.series_of_a_gpu, SERIES_BAR),
         _at_most(f"Python's memory grown {over}", growth.traced_bytes / 1024, TRACED_BAR_BYTES / 1024, "KiB"),
-        _at_most(f"resident {over}", growth.resident_bytes / 1024, RESIDENT_BAR_BYTES / 1024, "KiB"),
+        _at_most(
+            f"resident memory grown {over}", growth.resident_bytes / 1024, RESIDENT_BAR_BYTES / 1024, "KiB"
+        ),
         _at_most(f"GPM samples and event sets not freed {over}", growth.gpm_samples + growth.event_sets, 0),
     ]
 

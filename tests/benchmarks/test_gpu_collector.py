@@ -23,10 +23,15 @@ needs_nvitop = pytest.mark.skipif(
 
 
 class Side(NamedTuple):
-    """What one exporter took while both ran: scrapes, NVML calls after its start, its page."""
+    """What one exporter took while both ran: NVML calls after its start, scrapes, its page.
 
-    scrapes_ms: list[float]
+    `reconnected_ms` has the scrapes on a connection of their own each, `in_a_row_ms` those without a pause.
+    """
+
     calls: int
+    scrapes_ms: list[float]
+    reconnected_ms: list[float]
+    in_a_row_ms: list[float]
     page: Page
 
 
@@ -42,8 +47,10 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Side]:
         calls = {name: process.calls - before[name] for name, process in processes.items()}
         return {
             name: Side(
-                gpu_collector.latencies_ms(process, HEADERS, 15),
                 calls[name],
+                gpu_collector.latencies_ms(process, HEADERS, 11),
+                gpu_collector.latencies_ms(process, HEADERS, 11, process.disconnect),
+                gpu_collector.latencies_ms(process, HEADERS, 21, lambda: None),
                 gpu_collector.read(process.page()),
             )
             for name, process in processes.items()
@@ -62,6 +69,12 @@ def test_a_scrape_takes_less_than_one_of_nvitop_exporter_and_tells_more(sides: d
     assert statistics.median(ours.scrapes_ms) < statistics.median(theirs.scrapes_ms)
     assert ours.page.families > 1.5 * theirs.page.families
     assert ours.page.measurements > 2 * theirs.page.measurements
+
+
+def test_no_scrape_waits_for_the_acknowledgement_of_the_one_before(sides: dict[str, Side]) -> None:
+    """40 ms, where the server's socket sends a page in two parts and holds the second back."""
+    ours = sides[OURS.name]
+    assert statistics.median(ours.in_a_row_ms) < 3 * statistics.median(ours.reconnected_ms)
 
 
 def test_a_gpu_that_has_all_there_is_to_tell_keeps_to_its_series(sides: dict[str, Side]) -> None:
