@@ -127,6 +127,8 @@ def _bind(address: Address) -> socket.socket:
     """A bound socket; ends the command with a sentence when the port is taken."""
     listener = socket.socket(address.family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Of an answer the body is its own packet: it must not wait for the acknowledgement of the head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listener.bind(address)
         listener.listen(128)

@@ -296,7 +296,7 @@ def how(length: Length) -> str:
 
 
 def _figure(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:.2f}".rstrip("0").removesuffix(".")
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:

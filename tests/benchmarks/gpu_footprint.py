@@ -26,7 +26,7 @@ from tests.benchmarks import report
 from tests.benchmarks.over_double import HEADERS, environment, resident_bytes, scenario
 from tests.fake_nvml import Calls
 
-FIRST_PAGES = 100  # what is kept for good is there by then
+FIRST_PAGES = 50  # what is kept for good is there by then
 FIRST_TRACED_PAGES = 10  # and what was there before the tracing is replaced
 SECONDS_BETWEEN_PAGES = 15.0
 

@@ -87,7 +87,7 @@ def test_the_collectors_keep_nothing_of_any_page(tmp_path: Path) -> None:
     gpus(tmp_path)
     pages = 100
     growth = gpu_footprint.grown(tmp_path, pages)
-    assert growth.traced_bytes < 10 * pages  # no object is so small
+    assert growth.traced_bytes < 20 * pages  # an object of each page would be more
     assert growth.resident_bytes < gpu_collector.RESIDENT_BAR_BYTES
     assert (growth.gpm_samples, growth.event_sets) == (0, 0)
 
