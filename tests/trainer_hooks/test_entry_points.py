@@ -82,7 +82,8 @@ json.dump([said, sorted(heavy)], open(sys.argv[4], "w"))
 sys.exit(3)
 """
 NAMESPACES = [("lightning.pytorch", "lightning.fabric"), ("pytorch_lightning", "lightning_fabric")]
-_TIMES = re.compile(r"\d+:\d\d(<[\d:?]+)?|[\d.?]+\s*(it/s|s/it)|/\S*/(?=checkpoints|test_)\S*")
+# A bar is padded to the length of the one before, which depends on the times.
+_TIMES = re.compile(r"\d+:\d\d(<[\d:?]+)?|[\d.?]+\s*(it/s|s/it)|/\S*/(?=checkpoints|test_)\S*| +(?=\x1b\[A)")
 
 
 class Ended(NamedTuple):
