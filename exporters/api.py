@@ -59,7 +59,7 @@ class Received(BaseModel):
 
 
 class GpuList(BaseModel):
-    """The GPUs, and why there is nothing to say of them, or not all."""
+    """The GPUs, and which collectors give nothing at present, each with the reason."""
 
     gpus: list[GpuStatus]
     problems: list[str]
@@ -207,8 +207,8 @@ def _gpus(gpus: Gpus, runners: Sequence[Runner], writes: Sequence[params.Depends
     @router.get("/gpus")
     def statuses() -> GpuList:
         """Every GPU of this node, the means of the last window, and the ranks that train on it."""
-        errors = [runner.error for runner in runners if runner.collector in gpus.collectors]
-        problems = list(dict.fromkeys(error for error in errors if error))
+        of_gpus = [runner for runner in runners if runner.collector in gpus.collectors]
+        problems = [f"{each.collector.name}: {each.error}" for each in of_gpus if each.ready and each.error]
         return GpuList(gpus=gpu_statuses(exposition.gather(runners)), problems=problems)
 
     @router.post("/gpus/release", dependencies=writes, responses={403: {}, 409: {}, 415: {}})

@@ -249,9 +249,9 @@ class RecordingsCollector:
         )
 
 
-def living_ranks(recordings: RecordingsCollector, runner: Runner) -> Sequence[RankProcess]:
-    """The ranks that live as far as is known now; none when the recordings cannot be read."""
-    return () if runner.error else recordings.processes
+def living_ranks(recordings: RecordingsCollector, runner: Runner) -> Sequence[RankProcess] | None:
+    """The ranks that live; None while that is not known."""
+    return None if runner.error else recordings.processes
 
 
 def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iterator[Sample]:

@@ -89,11 +89,17 @@ class Devices:
 def visible_to(local_rank: int) -> str | None:
     """The device that CUDA_VISIBLE_DEVICES leaves this rank, as written there: an index, or a uuid.
 
-    It tells a GPU where torch does not, or not yet. None where it does not say which of several.
+    It tells a GPU where torch does not, or not yet. The only one is any rank's; of several it is that of the
+    rank's place on the node, None where it has none. CUDA sees none from the first on that is not valid.
     """
-    entries = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    entry = entries[0] if len(entries) == 1 else (entries[local_rank:] or [""])[0]
-    return entry[:128] or None
+    entries: list[str] = []
+    for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","):
+        if not entry.strip() or entry.strip().startswith("-"):
+            break
+        entries.append(entry.strip()[:128])
+    if len(entries) == 1:
+        return entries[0]
+    return entries[local_rank] if local_rank < len(entries) else None
 
 
 def initialised() -> Any:

@@ -12,7 +12,7 @@ from rich.text import Text
 from alerts.thresholds import Thresholds
 from exporters import catalog
 from exporters.gpu.node import GpuStatus
-from exporters.gpu.xid import xid_class
+from exporters.gpu.xid import OTHER, xid_class
 
 UNKNOWN = "\N{EN DASH}"
 FULL_MEMORY_RATIO = Thresholds().gpu_memory_ratio
@@ -227,7 +227,7 @@ def _fault(gpu: GpuStatus) -> Text | None:
     """That it is lost, and the XID errors it ever had but for those that mean nothing, hardware's first."""
     xids = [xid for xid in gpu.xids if xid_class(xid) != "noise"]
     xids.sort(key=lambda xid: xid_class(xid) != "hardware")
-    is_grave = not gpu.up or (xids and xid_class(xids[0]) == "hardware")
+    is_grave = not gpu.up or (xids and xids[0] != OTHER and xid_class(xids[0]) == "hardware")
     words = [] if gpu.up else ["LOST"]
     if xids:
         words.append(f"XID {xids[0]}" + (f" +{len(xids) - 1}" if len(xids) > 1 else ""))

@@ -120,6 +120,7 @@ class Watch:
         """What the driver says at first, or that it does not."""
         (runner,) = (each for each in self._of_gpus if each.collector.name == OF_GPUS)
         while not runner.ready:
+            interruption.check()
             time.sleep(POLL_SECONDS)
         return self.look()
 
@@ -127,6 +128,7 @@ class Watch:
         """Two rounds later, for what is a mean or a difference between them; waits a few seconds at most."""
         began = time.monotonic()
         while True:
+            interruption.check()
             time.sleep(POLL_SECONDS)
             view = self.look()
             waited = time.monotonic() - began

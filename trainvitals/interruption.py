@@ -14,6 +14,8 @@ _came = False
 
 def listen() -> None:
     """From now on the first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt; later ones are ignored."""
+    global _came
+    _came = False
     for number in SIGNALS:
         signal.signal(number, _handle)
 

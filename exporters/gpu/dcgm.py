@@ -16,7 +16,7 @@ from exporters.catalog import Kind, Metric
 from exporters.collector import Sample
 from exporters.gpu import last_window
 from exporters.gpu.node import value_of, without_the_lost
-from exporters.gpu.nvml import Device, NvmlCollector
+from exporters.gpu.nvml import Device, EachGpuCollector
 from exporters.gpu.reading import Reading
 
 LABELS = ("gpu", "UUID", "pci_bus_id", "device", "modelName", "Hostname", "DCGM_FI_DRIVER_VERSION")
@@ -132,7 +132,7 @@ _OF_MIG = {
 _NO_XID = "No Error"
 
 
-class VideoCollector(NvmlCollector):
+class VideoCollector(EachGpuCollector):
     """Asks what dcgm-exporter has and a training does not need: the use of the video engines."""
 
     name = "gpu_video"
@@ -162,11 +162,12 @@ def dcgm_samples(samples: Iterable[Sample], hostname: str) -> Iterator[Sample]:
         elif sample.metric is catalog.COLLECTOR_SUCCESS:
             success[sample.labels["collector"]] = sample.value == 1
     hears_xids = success.get("gpu_xid", success.get("gpu", False))
-    for known in of_gpu.values():
+    for uuid, known in of_gpu.items():
         # Without its identity its series would be others than before.
         info = next((each.labels for each in known if each.metric is catalog.NVIDIA_GPU_INFO), None)
         if info is not None:
-            yield from _of_gpu(known, _labels(info, hostname), hears_xids)
+            is_up = value_of(known, catalog.NVIDIA_GPU_UP, uuid) == 1
+            yield from _of_gpu(known, _labels(info, hostname), hears_xids=hears_xids and is_up)
 
 
 def _labels(info: Mapping[str, str], hostname: str) -> dict[str, str]:
@@ -181,11 +182,9 @@ def _labels(info: Mapping[str, str], hostname: str) -> dict[str, str]:
     }
 
 
-def _of_gpu(samples: Sequence[Sample], labels: dict[str, str], hears_xids: bool) -> Iterator[Sample]:
-    ours = {"gpu": labels["gpu"], "uuid": labels["UUID"]}
-
+def _of_gpu(samples: Sequence[Sample], labels: dict[str, str], *, hears_xids: bool) -> Iterator[Sample]:
     def value(metric: Metric, more: Mapping[str, str] = {}) -> float | None:
-        return value_of(samples, metric, {**ours, **more})
+        return value_of(samples, metric, labels["UUID"], **more)
 
     for each in _DERIVED:
         known = value(each.ours, each.labels)
@@ -220,10 +219,11 @@ def _last_xid(samples: Sequence[Sample], labels: dict[str, str], hears_xids: boo
     for sample in samples:
         if sample.metric is catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS:
             assert isinstance(sample.value, float)
-            last[sample.labels["xid"]] = sample.value
+            if sample.labels["xid"].isdecimal():
+                last[sample.labels["xid"]] = sample.value
         elif sample.metric is catalog.NVIDIA_GPU_METRIC_UNSUPPORTED:
             hears_xids &= sample.labels["metric"] != catalog.NVIDIA_GPU_XID_ERRORS_TOTAL.name
     newest = max(last, key=lambda xid: last[xid]) if last else "0"
-    if newest.isdecimal() and (last or hears_xids):
+    if last or hears_xids:
         text = f"Xid {newest}" if last else _NO_XID
         yield Sample(XID_ERRORS, {**labels, "err_code": newest, "err_msg": text}, float(newest))

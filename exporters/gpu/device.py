@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -119,8 +120,8 @@ class DeviceCollector(NvmlCollector):
         if utilization is not None:
             reading.add(catalog.NVIDIA_GPU_UTILIZATION_PERCENT, utilization.gpu)
             reading.add(catalog.NVIDIA_GPU_MEMORY_CONTROLLER_ACTIVE_PERCENT, utilization.memory)
-        memory_code = reading.missing.get(catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES)
-        if memory_code == pynvml.NVML_ERROR_UNKNOWN and utilization is None:
+        codes = {reading.missing.get(metric) for metric in (_MEMORY[0], _UTILIZATION[0])}
+        if codes == {pynvml.NVML_ERROR_UNKNOWN}:
             # One call may say "unknown error" of itself; a device that says nothing else is gone.
             raise GpuLostError
         temperature = catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS
@@ -149,7 +150,7 @@ class DeviceCollector(NvmlCollector):
             if known is None:
                 return False
             value = known.value
-            if wanted.metric.kind == "counter":
+            if wanted.metric.kind == "counter" and math.isfinite(value):
                 key = reading.device.uuid, wanted.metric.name, *wanted.labels.values()
                 value = self._counters.take(key, int(value), known.bits, session.number)
             reading.add(wanted.metric, value * wanted.factor, **wanted.labels)

@@ -13,7 +13,7 @@ import pynvml
 from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Sample
-from exporters.gpu.nvml import Device, NvmlCollector, call, code_of, raise_if_lost
+from exporters.gpu.nvml import Device, EachGpuCollector, call, code_of, raise_if_lost
 from exporters.gpu.reading import ALL_LINKS, Reading, fields
 
 _ECC = {
@@ -44,7 +44,7 @@ _FIELDS: tuple[tuple[Metric, dict[str, str], int, int], ...] = (
 )
 
 
-class HealthCollector(NvmlCollector):
+class HealthCollector(EachGpuCollector):
     """Reads what changes rarely of every GPU."""
 
     name = "gpu_health"

@@ -10,7 +10,7 @@ from exporters.catalog import GPU, Metric
 
 
 def _shown(name: str, help: str, *labels: str) -> Metric:
-    return Metric(name, "gauge", help, GPU + labels, "window", source="the last window")
+    return Metric(name, "gauge", help, GPU + labels, "window")
 
 
 SM_ACTIVE = _shown("sm_active_ratio", "Share of SMs at work, 0 to 1.")

@@ -9,7 +9,7 @@ import pynvml
 
 from exporters import catalog
 from exporters.collector import Sample
-from exporters.gpu.nvml import Device, NvmlCollector, call, code_of, raise_if_lost, text
+from exporters.gpu.nvml import Device, EachGpuCollector, call, code_of, raise_if_lost, text
 from exporters.gpu.reading import Reading
 
 # The compute instance's part of a profile such as 1c.3g.40gb: the memory is that of the GPU instance.
@@ -30,7 +30,7 @@ class MigInstance(NamedTuple):
         return {"mig_instance": str(self.gpu_instance), "mig_profile": self.profile}
 
 
-class MigCollector(NvmlCollector):
+class MigCollector(EachGpuCollector):
     """Reads the memory of every MIG instance."""
 
     name = "gpu_mig"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +22,8 @@ from exporters.gpu.xid import KERNEL_LOG, XidCollector
 from exporters.runs import RankProcess
 from trainer_hooks import recording
 
-Ranks = Callable[[], Sequence[RankProcess]]
+# Those that live on this node; None while that is not known.
+Ranks = Callable[[], Sequence[RankProcess] | None]
 
 
 class Gpus(Protocol):
@@ -50,7 +51,7 @@ class NvmlGpus:
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`ranks` are those that live on this node; `more` makes further collectors of the same session."""
+        """`more` makes further collectors of the same session."""
         self.nvml = Nvml(monotonic=monotonic)
         self.collectors: Sequence[Collector] = (
             DeviceCollector(self.nvml),
@@ -67,8 +68,9 @@ class NvmlGpus:
         self.nvml.close()
 
 
-# What stays of a GPU that is lost.
+# What stays of a GPU that is lost; who trains on it is asked then above all.
 _OF_THE_LOST = {
+    catalog.TRAINING_RUN_GPU_INFO,
     catalog.NVIDIA_GPU_INFO,
     catalog.NVIDIA_GPU_UP,
     catalog.NVIDIA_GPU_XID_ERRORS_TOTAL,
@@ -148,7 +150,7 @@ def gpu_statuses(samples: Iterable[Sample]) -> list[GpuStatus]:
 
 def _status(uuid: str, samples: Sequence[Sample]) -> GpuStatus:
     def value(metric: Metric, **labels: str) -> float | None:
-        return value_of(samples, metric, {"gpu": samples[0].labels["gpu"], "uuid": uuid, **labels})
+        return value_of(samples, metric, uuid, **labels)
 
     def of(metric: Metric) -> list[dict[str, str]]:
         return [sample.labels for sample in samples if sample.metric is metric]
@@ -170,7 +172,7 @@ def _status(uuid: str, samples: Sequence[Sample]) -> GpuStatus:
         power_limit_watts=value(catalog.NVIDIA_GPU_POWER_LIMIT_WATTS),
         temperature_celsius=value(catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS, sensor="gpu"),
         throttled=tuple(labels["reason"] for labels in of(last_window.THROTTLED)),
-        xids=tuple(labels["xid"] for labels in of(catalog.NVIDIA_GPU_XID_ERRORS_TOTAL)),
+        xids=tuple(dict.fromkeys(labels["xid"] for labels in of(catalog.NVIDIA_GPU_XID_ERRORS_TOTAL))),
         unsupported={
             labels["metric"]: labels["reason"] for labels in of(catalog.NVIDIA_GPU_METRIC_UNSUPPORTED)
         },
@@ -178,9 +180,10 @@ def _status(uuid: str, samples: Sequence[Sample]) -> GpuStatus:
     )
 
 
-def value_of(samples: Iterable[Sample], metric: Metric, labels: Mapping[str, str]) -> float | None:
-    """The value of the series with exactly these labels; None when there is none."""
+def value_of(samples: Iterable[Sample], metric: Metric, uuid: str, **labels: str) -> float | None:
+    """The value of a GPU's series with these further labels and no others; None when there is none."""
     for sample in samples:
-        if sample.metric is metric and sample.labels == labels and isinstance(sample.value, float):
+        wanted = {"gpu": sample.labels.get("gpu"), "uuid": uuid, **labels}
+        if sample.metric is metric and sample.labels == wanted and isinstance(sample.value, float):
             return sample.value
     return None

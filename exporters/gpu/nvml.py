@@ -28,6 +28,7 @@ SESSION_OVER = {
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
 }
 _CLOSE_SECONDS = 1.0
+_OPEN_SECONDS = 5.0  # less than any deadline
 
 
 class NvmlUnavailableError(RuntimeError):
@@ -65,7 +66,7 @@ class Device:
 
 
 class Session:
-    """What one round of a collector asks of NVML; a session's `number` differs from that of any other."""
+    """NVML from its opening to its closing, for all collectors; no other session has its `number`."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -83,7 +84,7 @@ class Session:
         count = int(call(pynvml.nvmlDeviceGetCount))
         if count != self.count:
             # One that went or came may have moved the others to another index.
-            self.count, self._devices = count, {}
+            self._devices, self.count = {}, count
         known = self._devices
         for index in range(count):
             if index not in known:
@@ -158,13 +159,17 @@ class Nvml:
 
     def _acquire(self) -> Session:
         with self._changed:
-            self._changed.wait_for(lambda: self._state in ("closed", "open"))
+            if not self._changed.wait_for(lambda: self._state in ("closed", "open"), _OPEN_SECONDS):
+                raise NvmlUnavailableError(
+                    "the driver does not answer as NVML is opened or closed", "look for NVRM lines in `dmesg`"
+                )
             if self.released_seconds:
                 raise NvmlUnavailableError("NVML is released", "it is taken up again by itself")
             if self._session is not None:
                 if self._over:
+                    self._close_if_idle()
                     raise NvmlUnavailableError(
-                        "the session with NVML is over, and a call of it has not returned",
+                        "the session with NVML is over, and a call of it goes on",
                         "look for NVRM lines in `dmesg` if this lasts",
                     )
                 self._holders += 1
@@ -184,22 +189,26 @@ class Nvml:
 
     def _close_within(self, seconds: float) -> bool:
         with self._changed:
+            opened = self._opened
             self._over = self._state in ("opening", "open")
             self._close_if_idle()
-            return self._changed.wait_for(lambda: self._state == "closed", seconds)
+            return self._changed.wait_for(lambda: self._state == "closed" or self._opened > opened, seconds)
 
     def _close_if_idle(self) -> None:
         if self._over and not self._holders and self._state == "open":
-            self._state, self._session = "closing", None
-            threading.Thread(target=self._shut_down, name="nvml-shutdown", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # no thread to be had: the next round tries again
+                threading.Thread(target=self._shut_down, name="nvml-shutdown", daemon=True).start()
+                self._state, self._session = "closing", None
 
     def _shut_down(self) -> None:
-        # A driver that went away has ended the session already, and says so.
-        with contextlib.suppress(pynvml.NVMLError):
-            call(pynvml.nvmlShutdown)
-        with self._changed:
-            self._state = "closed"
-            self._changed.notify_all()
+        try:
+            # A driver that went away has ended the session already, and says so.
+            with contextlib.suppress(pynvml.NVMLError):
+                call(pynvml.nvmlShutdown)
+        finally:
+            with self._changed:
+                self._state = "closed"
+                self._changed.notify_all()
 
 
 def _open(number: int) -> Session:
@@ -214,10 +223,17 @@ def _open(number: int) -> Session:
 
 
 class NvmlCollector:
-    """A collector that asks GPU by GPU, and leaves out one that is lost."""
+    """What collectors over the shared session have in common."""
 
     def __init__(self, nvml: Nvml) -> None:
         self._nvml = nvml
+
+    def close(self) -> None:
+        """Nothing to end: the session is the other collectors' too."""
+
+
+class EachGpuCollector(NvmlCollector):
+    """A collector that asks GPU by GPU, and leaves out one that is lost."""
 
     def collect(self) -> list[Sample]:
         """Raises NvmlUnavailableError when there is no library, no driver, or no access to it."""
@@ -232,9 +248,6 @@ class NvmlCollector:
         """What the device says; raises GpuLostError, and NVMLError when the session is over."""
         raise NotImplementedError
 
-    def close(self) -> None:
-        """Nothing to end: the session is the other collectors' too."""
-
 
 def call(function: Callable[..., Any], *arguments: object) -> Any:
     """One call into pynvml, which has no types; raises NVMLError."""
@@ -242,7 +255,7 @@ def call(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 def code_of(error: pynvml.NVMLError) -> int:
-    """NVML's error code. Raises GpuLostError of a lost device, and the error when the session is over."""
+    """NVML's error code. Raises the error itself when the session is over."""
     code = int(error.value)  # type: ignore[attr-defined]  # set in NVMLError.__new__
     if code in SESSION_OVER:
         raise error

@@ -59,8 +59,8 @@ class Process(NamedTuple):
 class Look(NamedTuple):
     """What NVML says now: the GPUs, the processes on each by uuid, and what is missing.
 
-    `places` also has those that answered before: a rank does not move when its GPU is lost. Of a GPU whose
-    processes NVML does not tell there is no entry in `processes`.
+    `places` and `processes` are also those of GPUs that answered before: a rank does not move when its GPU is
+    lost. Of a GPU whose processes NVML does not tell there is no entry in `processes`.
     """
 
     devices: list[Device]
@@ -79,7 +79,7 @@ class ProcessCollector(NvmlCollector):
     def __init__(
         self,
         nvml: Nvml,
-        ranks: Callable[[], Sequence[RankProcess]],
+        ranks: Callable[[], Sequence[RankProcess] | None],
         *,
         pid_namespace: Callable[[], int] = recording.pid_namespace,
         monotonic: Callable[[], float] = time.monotonic,
@@ -88,7 +88,8 @@ class ProcessCollector(NvmlCollector):
         self._ranks = ranks
         self._pid_namespace = pid_namespace
         self._monotonic = monotonic
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, list[Place]] = {}
+        self._processes: dict[str, list[Process]] = {}
         self._look: Look | None = None
         self._looked_at = -math.inf
 
@@ -102,6 +103,8 @@ class ProcessCollector(NvmlCollector):
         here = self._pid_namespace()
         ranks = self._ranks()
         samples = [*look.missing]
+        if ranks is None:  # not known now: memory of theirs would be taken for that of others
+            return samples
         for rank in ranks:
             for place in places_of(rank, look, here):
                 samples.append(Sample(catalog.TRAINING_RUN_GPU_INFO, {**rank.labels, **place.labels}, 1.0))
@@ -113,7 +116,8 @@ class ProcessCollector(NvmlCollector):
         return samples
 
     def _ask(self, session: Session) -> Look:
-        look = Look([], [], {}, [])
+        devices: list[Device] = []
+        missing: list[Sample] = []
         for device in session.devices():
             reading = Reading(device)
             try:
@@ -121,16 +125,17 @@ class ProcessCollector(NvmlCollector):
                 listed = _listed(reading)
             except GpuLostError:
                 continue
-            look.devices.append(device)
-            self._places.update({place.uuid: place for place in places})
-            look.missing.extend(reading.samples())
+            devices.append(device)
+            self._places[device.uuid] = places
+            self._processes.pop(device.uuid, None)
+            missing.extend(reading.samples())
             if listed is not None:
-                look.processes[device.uuid] = listed
+                self._processes[device.uuid] = listed
                 if self._pid_namespace() != _FIRST_PID_NAMESPACE:
                     metric = catalog.NVIDIA_GPU_PROCESS_MEMORY_BYTES
-                    look.missing.append(unsupported(device, metric, "pid_namespace"))
-        look.places.extend(self._places.values())
-        return look
+                    missing.append(unsupported(device, metric, "pid_namespace"))
+        places = [place for of_device in self._places.values() for place in of_device]
+        return Look(devices, places, dict(self._processes), missing)
 
 
 def places_of(rank: RankProcess, look: Look, pid_namespace: int) -> list[Place]:
@@ -140,7 +145,7 @@ def places_of(rank: RankProcess, look: Look, pid_namespace: int) -> list[Place]:
     if not found and is_here:
         found = [place for place in look.places if _runs_on(rank.pid, place, look)]
     if not found and rank.visible_device:
-        found = _named(rank.visible_device, look.places, indices=is_here)
+        found = _named(rank.visible_device, look, indices=is_here)
     # Several MIG devices may be of one GPU instance.
     return list({(place.device.uuid, place.gpu_instance): place for place in found}.values())
 
@@ -159,7 +164,7 @@ def _runs_on(pid: int, place: Place, look: Look) -> bool:
     return any(each.pid == pid and each.gpu_instance == place.gpu_instance for each in processes)
 
 
-def _named(entry: str, places: Sequence[Place], *, indices: bool) -> list[Place]:
+def _named(entry: str, look: Look, *, indices: bool) -> list[Place]:
     """What an entry of CUDA_VISIBLE_DEVICES names: a uuid, the beginning of one, or an index.
 
     Another container counts its own GPUs only, CUDA orders GPUs of different kinds by their speed, and on a
@@ -167,11 +172,14 @@ def _named(entry: str, places: Sequence[Place], *, indices: bool) -> list[Place]
     processes.
     """
     if not entry.isdecimal():
-        exact = _of_uuid(entry, places)
-        found = exact or [place for place in places if place.uuid.startswith(entry)]
+        exact = _of_uuid(entry, look.places)
+        found = exact or [place for place in look.places if place.uuid.startswith(entry)]
         return found if exact or len(found) == 1 else []
-    alike = len({place.device.name for place in places}) == 1 and all(place.mig is None for place in places)
-    return [place for place in places if place.device.index == int(entry)] if indices and alike else []
+    answering = [place for place in look.places if place.device in look.devices]
+    alike = len({place.device.name for place in answering}) == 1 and all(
+        each.mig is None for each in answering
+    )
+    return [place for place in answering if place.device.index == int(entry)] if indices and alike else []
 
 
 def _listed(reading: Reading) -> list[Process] | None:

@@ -144,7 +144,7 @@ class _Window:
     def advance(self, monotonic: Callable[[], float]) -> int | None:
         """Take a sample, and the means since the last one; NVML's error code where it gives none.
 
-        Raises GpuLostError, and NVMLError when the session is over.
+        Raises NVMLError when the session is over.
         """
         self.values, self.codes, self.seconds = {}, {}, 0.0
         before = self._taken_at

@@ -124,7 +124,7 @@ class SimulatedGpus:
                 break
         samples = [Sample(catalog.NVIDIA_GPU_DEVICES, {}, float(len(self._gpus)))]
         ranks: dict[str, list[RankProcess]] = {}
-        for rank in self._ranks() if self._gpus else ():
+        for rank in (self._ranks() or ()) if self._gpus else ():
             ranks.setdefault(self._gpus[rank.local_rank % len(self._gpus)].uuid, []).append(rank)
         for gpu in self._gpus:
             samples.extend(gpu.samples(ranks.get(gpu.uuid, [])))
@@ -236,6 +236,8 @@ class _Gpu:
             xid = {"xid": str(XID_OFF_THE_BUS), "class": xid_class(str(XID_OFF_THE_BUS))}
             yield sample(catalog.NVIDIA_GPU_XID_ERRORS_TOTAL, 1, **xid)
             yield sample(catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS, self._xid_at, **xid)
+        for rank in ranks:
+            yield sample(catalog.TRAINING_RUN_GPU_INFO, 1, **rank.labels)
         if not self.up:
             return
         yield sample(catalog.NVIDIA_GPU_UTILIZATION_PERCENT, round(100 * self._load))
@@ -273,8 +275,6 @@ class _Gpu:
         for (metric, child), total in self._totals.items():
             yield sample(metric, total, **({child_of[metric]: child} if child else {}))
         yield from (sample(metric, value, **labels) for metric, labels, value in _SOUND)
-        for rank in ranks:
-            yield sample(catalog.TRAINING_RUN_GPU_INFO, 1, **rank.labels)
         share = int(self._memory_used_bytes / max(1, len(ranks)))
         for owner in [rank.labels for rank in ranks] or [{"run": "", "rank": ""}]:
             yield sample(catalog.NVIDIA_GPU_PROCESS_MEMORY_BYTES, share, **owner)

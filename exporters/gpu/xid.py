@@ -47,7 +47,7 @@ class Seen(NamedTuple):
 
 
 class _Key(NamedTuple):
-    uuid: str
+    gpu: str  # its uuid, or its address on the bus
     xid: str  # its number, or OTHER
     kind: XidClass
 
@@ -77,6 +77,7 @@ class XidCollector(NvmlCollector):
 
     def collect(self) -> list[Sample]:
         """Raises NvmlUnavailableError as the others do, where there is no kernel log to go on with."""
+        self._take_log()
         try:
             with self._nvml.session() as session:
                 self._listen(session)
@@ -84,7 +85,6 @@ class XidCollector(NvmlCollector):
             # The faults that take NVML along are told by the kernel log alone.
             if not self._kernel_log.readable:
                 raise
-        self._take_log()
         return list(self._samples())
 
     def close(self) -> None:
@@ -101,7 +101,10 @@ class XidCollector(NvmlCollector):
 
     def _register(self, devices: Sequence[Device]) -> None:
         if self._events is not None:
-            call(pynvml.nvmlEventSetFree, self._events)
+            try:
+                call(pynvml.nvmlEventSetFree, self._events)
+            except pynvml.NVMLError as error:
+                code_of(error)  # of a set that has failed
         self._events, self._uuids, self._refused, self._must_register = None, {}, {}, False
         self._registered = {device.uuid for device in devices}
         self._devices.update({device.uuid: device for device in devices})
@@ -136,19 +139,22 @@ class XidCollector(NvmlCollector):
                 _count(self._by_event, uuid, event.eventData, self._wall())
 
     def _take_log(self) -> None:
-        by_bus = {_bus(device.pci_bus_id or ""): uuid for uuid, device in self._devices.items()}
-        by_bus.pop(None, None)
+        """Count by the address on the bus: the log is read before anybody has asked which GPU that is."""
         boot = self._wall() - time.monotonic()
         for line in self._kernel_log.new_lines():
             found = _LINE.match(line)
-            uuid = by_bus.get(_bus(found["bus"].decode())) if found else None
-            if found and uuid:
-                _count(self._by_log, uuid, int(found["xid"]), boot + int(found["microseconds"]) / 1e6)
+            bus = _bus(found["bus"].decode()) if found else None
+            if found and bus:
+                _count(self._by_log, bus, int(found["xid"]), boot + int(found["microseconds"]) / 1e6)
 
     def _samples(self) -> Iterator[Sample]:
-        for key in sorted(self._by_event.keys() | self._by_log.keys()):
-            seen = [each[key] for each in (self._by_event, self._by_log) if key in each]
-            labels = {**self._devices[key.uuid].labels, "xid": key.xid, "class": key.kind}
+        by_bus = {_bus(device.pci_bus_id or ""): uuid for uuid, device in self._devices.items()}
+        by_log = {
+            key._replace(gpu=by_bus[key.gpu]): seen for key, seen in self._by_log.items() if key.gpu in by_bus
+        }
+        for key in sorted(self._by_event.keys() | by_log.keys()):
+            seen = [each[key] for each in (self._by_event, by_log) if key in each]
+            labels = {**self._devices[key.gpu].labels, "xid": key.xid, "class": key.kind}
             times = max(each.times for each in seen)
             yield Sample(catalog.NVIDIA_GPU_XID_ERRORS_TOTAL, labels, float(times))
             last = max(each.last for each in seen)
@@ -166,9 +172,9 @@ def xid_class(xid: str) -> XidClass:
     return "application" if number in APPLICATION else "noise" if number in NOISE else "hardware"
 
 
-def _count(seen: dict[_Key, Seen], uuid: str, number: int, moment: float) -> None:
-    key = _Key(uuid, str(number), xid_class(str(number)))
-    numbers = sum(each.uuid == uuid and each.xid != OTHER for each in seen)
+def _count(seen: dict[_Key, Seen], gpu: str, number: int, moment: float) -> None:
+    key = _Key(gpu, str(number), xid_class(str(number)))
+    numbers = sum(each.gpu == gpu and each.xid != OTHER for each in seen)
     if key not in seen and (numbers >= MOST_NUMBERS or not 0 < number < 1000):
         key = key._replace(xid=OTHER)
     before = seen.get(key, Seen(0, moment))
@@ -179,12 +185,13 @@ def _address(handle: Any) -> int | None:
     return cast(handle, c_void_p).value
 
 
-def _bus(bus_id: str) -> tuple[int, ...] | None:
+def _bus(bus_id: str) -> str | None:
     """Domain, bus and device; NVML writes 00000000:3B:00.0, the kernel log 0000:3b:00. Else None."""
     try:
-        return tuple(int(part, 16) for part in bus_id.partition(".")[0].split(":"))
+        domain, bus, device = (int(part, 16) for part in bus_id.partition(".")[0].split(":"))
     except ValueError:
         return None
+    return f"{domain:04x}:{bus:02x}:{device:02x}"
 
 
 class _KernelLog:

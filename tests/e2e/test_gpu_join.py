@@ -105,4 +105,4 @@ def test_a_trainer_says_which_gpus_cuda_leaves_it(
     with Trainer(stack.recordings):
         wait_for(lambda: joined(stack).keys() == {("a-run", "0", ON_SECOND)})
         (info,) = stack.query(str(catalog.TRAINING_RUN_INFO))
-        assert "cuda_visible_devices" not in info["metric"]
+        assert "cuda_visible_device" not in info["metric"]

@@ -390,6 +390,9 @@ def test_a_card_has_its_peak_at_the_precision_of_the_training_or_none(
         ("2,3", 1, "3"),
         (" 2 , 3 ", 1, "3"),
         ("2,3", 5, None),
+        ("-1", 0, None),
+        ("0,-1,2", 2, "0"),  # CUDA stops at what is not valid
+        ("0,-1,2", 5, "0"),
         (f"GPU-{UUID}0,GPU-{UUID}1", 1, f"GPU-{UUID}1"),
         (MIG, 0, MIG),
         ("x" * 500, 0, "x" * 128),

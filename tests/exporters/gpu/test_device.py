@@ -378,11 +378,16 @@ def test_a_gpu_that_is_added_is_read_from_then_on(machine: Machine, collector: D
 
 def test_a_value_that_is_no_number_is_not_published(machine: Machine, collector: DeviceCollector) -> None:
     machine.update({"gpu0.field.186.type": 0, "gpu0.field.186": "nan"})
+    machine.update({"gpu0.field.83.type": 0, "gpu0.field.83": "inf"})
 
     samples = collector.collect()
 
     assert values(samples, "nvidia_gpu_power_watts") == {"1": 285.431}
-    assert unsupported(samples) == {"nvidia_gpu_power_watts": "failed"}
+    assert values(samples, "nvidia_gpu_energy_joules_total").keys() == {"1"}
+    assert unsupported(samples) == {
+        "nvidia_gpu_power_watts": "failed",
+        "nvidia_gpu_energy_joules_total": "failed",
+    }
 
 
 def test_a_gpu_without_memory_of_its_own_is_not_lost_when_one_call_fails(
@@ -390,6 +395,13 @@ def test_a_gpu_without_memory_of_its_own_is_not_lost_when_one_call_fails(
 ) -> None:
     machine.set("gpu0.error.nvmlDeviceGetMemoryInfo_v2", pynvml.NVML_ERROR_NOT_SUPPORTED)
     machine.set("gpu0.error.nvmlDeviceGetUtilizationRates", pynvml.NVML_ERROR_UNKNOWN)
+
+    assert values(collector.collect(), "nvidia_gpu_up") == {"0": 1, "1": 1}
+
+
+def test_a_divided_gpu_is_not_lost_when_one_call_fails(machine: Machine, collector: DeviceCollector) -> None:
+    """It never tells its utilization."""
+    machine.update({"gpu0.mig_mode": 1, "gpu0.error.nvmlDeviceGetMemoryInfo_v2": pynvml.NVML_ERROR_UNKNOWN})
 
     assert values(collector.collect(), "nvidia_gpu_up") == {"0": 1, "1": 1}
 

@@ -140,7 +140,7 @@ def test_a_session_that_is_over_is_not_closed_under_a_call_that_hangs(machine: M
     machine.set("error.nvmlDeviceGetTotalEccErrors", pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
     with pytest.raises(NvmlUnavailableError, match="different versions"):
         HealthCollector(nvml).collect()
-    with pytest.raises(NvmlUnavailableError, match="a call of it has not returned"):
+    with pytest.raises(NvmlUnavailableError, match="a call of it goes on"):
         HealthCollector(nvml).collect()
     assert session_is_open()
 

@@ -37,7 +37,7 @@ class Node:
     """The collector over ranks that a test sets, and a clock that it moves."""
 
     def __init__(self, nvml: Nvml, clock: Clock) -> None:
-        self.ranks: list[RankProcess] = []
+        self.ranks: list[RankProcess] | None = []
         self.pid_namespace = FIRST_PID_NAMESPACE
         self.clock = clock
         self.collector = ProcessCollector(
@@ -138,15 +138,17 @@ def test_cuda_visible_devices_tells_where_neither_torch_nor_nvml_does(
 def test_a_rank_stays_on_its_gpu_when_that_is_lost(machine: Machine, node: Node) -> None:
     """It does not move to where it holds a stray context, nor to the one GPU that is left with its prefix."""
     machine.set("gpu0.processes", "101:500")
+    machine.set("gpu1.processes", "102:9000")
+    seen = rank(4, pid=102)
     recorded = rank(1, pid=101, uuids=[UUIDS[1]])
     named = rank(2, pid=7, visible=UUIDS[1])
     ambiguous = rank(3, pid=8, visible="GPU-5a11ab1e")
-    before = node.joined(recorded, named, ambiguous)
-    assert before == {("a-run", "1", "1"), ("a-run", "2", "1")}
+    before = node.joined(recorded, named, ambiguous, seen)
+    assert before == {("a-run", "1", "1"), ("a-run", "2", "1"), ("a-run", "4", "1")}
 
-    machine.set("gpu1.error", 15)
+    machine.update({"gpu1.error": 15, "gpu0.processes": "101:500 102:400"})
 
-    assert node.joined(recorded, named, ambiguous) == before
+    assert node.joined(recorded, named, ambiguous, seen) - {("a-run", "4", "0")} == before
 
 
 def test_an_index_means_nothing_in_another_container(machine: Machine, node: Node) -> None:
@@ -223,8 +225,21 @@ def test_compute_instances_of_one_gpu_instance_are_one_series(divided: Machine, 
     assert len([s for s in node.collect(rank(pid=100)) if s.metric.name == "training_run_gpu_info"]) == 1
 
 
-def test_an_index_means_nothing_where_a_gpu_is_divided(divided: Machine, node: Node) -> None:
+def test_an_index_means_nothing_while_a_gpu_is_divided(divided: Machine, node: Node) -> None:
     assert node.joined(rank(visible="0")) == set()
+    divided.set("gpu1.mig_mode", 0)
+    assert node.joined(rank(visible="0")) == {("a-run", "0", "0")}
+
+
+def test_an_instance_that_was_made_anew_is_joined_as_it_is_now(divided: Machine, node: Node) -> None:
+    divided.set("gpu1.processes", "100:3000:2:0")
+    assert node.joined(rank(pid=100))
+    divided.unset("gpu1.mig.1.uuid")
+    divided.update({"gpu1.mig.0": "2 0 4g.40gb 40448 0", "gpu1.mig.1": "6 0 1g.10gb 9856 0"})
+
+    (info,) = (s for s in node.collect(rank(pid=100)) if s.metric.name == "training_run_gpu_info")
+
+    assert (info.labels["mig_instance"], info.labels["mig_profile"]) == ("2", "4g.40gb")
 
 
 def memory(samples: Sequence[Sample], gpu: str) -> dict[tuple[str, str], float | object]:
@@ -249,6 +264,15 @@ def test_memory_that_nvml_does_not_tell_is_absent_not_zero(machine: Machine, nod
 
     assert memory(samples, "0") == {("", ""): 30}
     assert memory(samples, "1") == {}
+
+
+def test_while_the_ranks_are_not_known_their_memory_is_not_taken_for_that_of_others(
+    machine: Machine, node: Node
+) -> None:
+    machine.set("gpu0.processes", "100:5000 4711:30")
+    node.ranks = None
+
+    assert node.collector.collect() == []
 
 
 def test_in_a_container_only_its_own_processes_are_told_and_the_reason_is(

@@ -121,7 +121,7 @@ def test_of_a_lost_gpu_nothing_stays_that_another_collector_said_before(
     unknown = SCENARIOS["h100"]._replace(later={"gpu1.error": 999})
     lost = page(library, tmp_path / "control", unknown)
 
-    assert names_of_gpu(lost, "1") == {"nvidia_gpu_info", "nvidia_gpu_up"}
+    assert names_of_gpu(lost, "1") == {"nvidia_gpu_info", "nvidia_gpu_up", "training_run_gpu_info"}
     assert {s.value for s in lost if s.metric.name == "nvidia_gpu_up" and s.labels["gpu"] == "1"} == {0.0}
 
 

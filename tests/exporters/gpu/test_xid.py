@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from exporters.gpu import nvml as nvml_module
+from exporters.gpu.device import DeviceCollector
 from exporters.gpu.nvml import Nvml, NvmlUnavailableError
 from exporters.gpu.xid import MOST_NUMBERS, XidCollector, xid_class
 from tests import fake_nvml
 from tests.exporters.gpu import double
 from tests.exporters.gpu.double import UUIDS, of_gpu, unsupported, values
 from tests.fake_nvml import Calls, Machine
+from tests.trainer_hooks.processes import wait_until
 
 TOTAL, LAST = "nvidia_gpu_xid_errors_total", "nvidia_gpu_xid_last_timestamp_seconds"
 NO_LOG = Path("/nonexistent/kmsg")
@@ -126,6 +130,20 @@ def test_a_set_of_events_that_fails_is_made_anew_and_given_back(
         assert values(collector.collect(), TOTAL, "gpu") == {"0": 1}
         assert Calls(tmp_path / "calls").live_event_sets() == 1
         nvml.close()
+
+
+def test_a_set_that_fails_to_be_given_back_ends_nobodys_session(
+    machine: Machine, collector: XidCollector
+) -> None:
+    collector.collect()
+    machine.update({"error.nvmlEventSetWait_v2": 999, "error.nvmlEventSetFree": 999})
+    for _ in range(3):
+        assert collector.collect() == []
+    machine.unset("error.nvmlEventSetWait_v2", "error.nvmlEventSetFree")
+    machine.set("event.0", "0 48")
+    collector.collect()
+
+    assert values(collector.collect(), TOTAL, "gpu") == {"0": 1}
 
 
 def test_a_gpu_lost_as_it_is_registered_is_no_gpu_without_events(
@@ -263,6 +281,45 @@ def test_while_nvml_is_away_the_kernel_log_goes_on_telling(
         more.write(line(119))
 
     assert values(collector.collect(), TOTAL, "xid") == {"119": 1}
+    collector.close()
+
+
+def test_what_the_kernel_log_said_before_a_gpu_is_known_is_told_once_it_is(
+    machine: Machine, nvml: Nvml, tmp_path: Path
+) -> None:
+    """The service starts while the driver is away, or while one GPU does not answer."""
+    log = tmp_path / "kmsg"
+    log.write_text(line(79) + line(31, bus="0000:00:00"))
+    machine.update({"driver": "unloaded", "gpu1.error.nvmlDeviceGetUUID": 15})
+    collector = XidCollector(nvml, kernel_log=log)
+    assert collector.collect() == []
+
+    machine.set("driver", "loaded")
+    assert values(collector.collect(), TOTAL, "gpu") == {"0": 1}
+    machine.unset("gpu1.error.nvmlDeviceGetUUID")
+    assert values(collector.collect(), TOTAL, "gpu") == {"0": 1, "1": 1}
+    collector.close()
+
+
+def test_the_kernel_log_tells_though_the_driver_hangs_as_it_opens(
+    machine: Machine, nvml: Nvml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvml_module, "_OPEN_SECONDS", 0.05)
+    log = tmp_path / "kmsg"
+    log.write_text("")
+    collector = XidCollector(nvml, kernel_log=log)
+    collector.collect()
+    nvml.close()
+    machine.set("hang.nvmlInitWithFlags", 60)
+    hanging = threading.Thread(target=DeviceCollector(nvml).collect, daemon=True)
+    hanging.start()
+    wait_until(lambda: not nvml.is_closed)
+    with log.open("a") as more:
+        more.write(line(119))
+
+    assert values(collector.collect(), TOTAL, "xid") == {"119": 1}
+    machine.unset("hang.nvmlInitWithFlags")
+    hanging.join(20)
     collector.close()
 
 
