@@ -171,6 +171,7 @@ def test_one_kill_is_one_page_that_ends_when_the_run_is_started_elsewhere(stack:
     assert [notification.status for notification in received] == ["firing", "resolved"]
 
 
+@pytest.mark.long
 def test_a_gpu_that_falls_off_the_bus_is_one_page_for_as_long_as_it_is_lost(stack: Stack) -> None:
     stack.nodes.pages["a"] = page_of_a_gpu(up=True)
     with stack.prometheus() as prometheus:

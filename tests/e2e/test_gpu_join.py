@@ -79,6 +79,7 @@ def test_the_join_has_one_series_a_rank_also_with_two_runs_on_a_gpu_and_one_that
         recorder.close(FINISHED, time.monotonic_ns())
 
 
+@pytest.mark.long
 def test_a_rank_is_joined_by_its_pid_where_its_recording_names_no_gpu(
     double: tuple[Stack, Machine],
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_rank_is_joined_by_its_pid_where_its_recording_names_no_gpu(
         wait_for(lambda: not stack.query(str(INFO)))
 
 
+@pytest.mark.long
 def test_a_trainer_says_which_gpus_cuda_leaves_it(
     double: tuple[Stack, Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import signal
 import subprocess
@@ -58,8 +59,18 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("moment", ["service", "prometheus", "training"])
-@pytest.mark.parametrize("door", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+MOMENTS = ("service", "prometheus", "training")
+DOORS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FEW = set(zip(MOMENTS, DOORS, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("moment", "door"),
+    [
+        pytest.param(*each, marks=() if each in FEW else pytest.mark.long)
+        for each in itertools.product(MOMENTS, DOORS)
+    ],
+)
 def test_whenever_and_however_it_is_interrupted_nothing_is_left(
     tmp_path: Path, moment: str, door: signal.Signals
 ) -> None:

@@ -160,6 +160,7 @@ def test_in_a_terminal_it_follows_what_happens_until_ctrl_c(
     assert "Aborted" not in terminal.screen
 
 
+@pytest.mark.long
 def test_a_driver_that_hangs_leaves_the_last_figures_and_their_age(
     machine: fake_nvml.Machine, tmp_path: Path, terminals: list[Terminal]
 ) -> None:
