@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import subprocess
 import time
 import urllib.request
@@ -85,16 +86,24 @@ def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmana
 
 
 def held_back(alertmanager: AlertmanagerServer, *alerts: dict[str, str]) -> list[dict[str, str]]:
-    """Which of these alerts, all firing now, another of them holds back."""
+    """Which of these alerts, all firing now, another of them holds back.
+
+    Alertmanager learns of them one by one, and of what they hold back a moment later: a pair of which that is
+    certain is sent after them, and waited for.
+    """
+    gpu = {"instance": "certain:8003", "uuid": f"GPU-{secrets.token_hex(4)}"}
     url = f"http://{alertmanager.address}/api/v2/alerts"
-    body = json.dumps([{"labels": labels} for labels in alerts]).encode()
-    urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})).close()
+    for some in (alerts, [XID | gpu], [LOST | gpu]):
+        body = json.dumps([{"labels": labels} for labels in some]).encode()
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        urllib.request.urlopen(request).close()
     deadline = time.monotonic() + 30
     while True:
         with urllib.request.urlopen(url) as answer:
-            known = [each for each in json.load(answer) if each["labels"] in alerts]
-        if len(known) == len(alerts):
-            return [each["labels"] for each in known if each["status"]["inhibitedBy"]]
+            known = json.load(answer)
+        inhibited = [each["labels"] for each in known if each["status"]["inhibitedBy"]]
+        if LOST | gpu in inhibited and all(any(each["labels"] == one for each in known) for one in alerts):
+            return [labels for labels in inhibited if labels in alerts]
         assert time.monotonic() < deadline, f"Alertmanager knows {known} only"
         time.sleep(0.1)
 
