@@ -16,7 +16,7 @@ from exporters.catalog import Kind, Metric
 from exporters.collector import Sample
 from exporters.gpu import last_window
 from exporters.gpu.node import value_of, without_the_lost
-from exporters.gpu.nvml import Device, EachGpuCollector
+from exporters.gpu.nvml import Device, EachGpuCollector, answer
 from exporters.gpu.reading import Reading
 
 LABELS = ("gpu", "UUID", "pci_bus_id", "device", "modelName", "Hostname", "DCGM_FI_DRIVER_VERSION")
@@ -146,8 +146,8 @@ class VideoCollector(EachGpuCollector):
             (last_window.ENCODER, pynvml.nvmlDeviceGetEncoderUtilization),
             (last_window.DECODER, pynvml.nvmlDeviceGetDecoderUtilization),
         ):
-            answer = reading.ask((), function, device.handle)
-            reading.add(metric, answer[0] if answer else None)
+            percent_and_period = answer(function, device.handle)
+            reading.add(metric, percent_and_period[0] if percent_and_period else None)
         return reading.samples()
 
 

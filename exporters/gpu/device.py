@@ -12,7 +12,7 @@ from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Sample
 from exporters.gpu import last_window
-from exporters.gpu.nvml import Device, GpuLostError, Nvml, NvmlCollector, Session, call, code_of
+from exporters.gpu.nvml import Device, GpuLostError, Nvml, NvmlCollector, Session, answer
 from exporters.gpu.reading import ALL_LINKS, Reading, Unwrapped, fields
 
 MIG_MODES = {pynvml.NVML_DEVICE_MIG_DISABLE: "disabled", pynvml.NVML_DEVICE_MIG_ENABLE: "enabled"}
@@ -137,7 +137,7 @@ class DeviceCollector(NvmlCollector):
                 reading.add(catalog.NVIDIA_GPU_CLOCK_HERTZ, megahertz * 1e6, domain=domain)
         self._read_fields(session, reading)
         # MIG can be switched on a Hopper GPU while it is in use, so it is read anew each time.
-        mig = reading.ask((), pynvml.nvmlDeviceGetMigMode, handle)
+        mig = answer(pynvml.nvmlDeviceGetMigMode, handle)
         return reading.samples(), MIG_MODES.get(mig[0]) if mig else None
 
     def _read_fields(self, session: Session, reading: Reading) -> None:
@@ -167,13 +167,9 @@ class DeviceCollector(NvmlCollector):
 
 def _read_power(reading: Reading) -> bool:
     """Of a driver that has no field for it; true when it told."""
-    try:
-        milliwatts = call(pynvml.nvmlDeviceGetPowerUsage, reading.device.handle)
-    except pynvml.NVMLError as error:
-        code_of(error)
-        return False
-    reading.add(catalog.NVIDIA_GPU_POWER_WATTS, milliwatts * 1e-3)
-    return True
+    milliwatts = answer(pynvml.nvmlDeviceGetPowerUsage, reading.device.handle)
+    reading.add(catalog.NVIDIA_GPU_POWER_WATTS, None if milliwatts is None else milliwatts * 1e-3)
+    return milliwatts is not None
 
 
 def _info(device: Device, mig_mode: str | None) -> Sample:

@@ -9,7 +9,7 @@ import pynvml
 
 from exporters import catalog
 from exporters.collector import Sample
-from exporters.gpu.nvml import Device, EachGpuCollector, call, code_of, raise_if_lost, text
+from exporters.gpu.nvml import Device, EachGpuCollector, answer, text
 from exporters.gpu.reading import Reading
 
 # The compute instance's part of a profile such as 1c.3g.40gb: the memory is that of the GPU instance.
@@ -54,14 +54,10 @@ def mig_devices(device: Device) -> list[MigInstance]:
 
     Raises GpuLostError, and NVMLError when the session is over.
     """
-    try:
-        current, _ = call(pynvml.nvmlDeviceGetMigMode, device.handle)
-        if current != pynvml.NVML_DEVICE_MIG_ENABLE:
-            return []
-        most = call(pynvml.nvmlDeviceGetMaxMigDeviceCount, device.handle)
-    except pynvml.NVMLError as error:
-        raise_if_lost(code_of(error))
+    mode = answer(pynvml.nvmlDeviceGetMigMode, device.handle)
+    if mode is None or mode[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
         return []
+    most = answer(pynvml.nvmlDeviceGetMaxMigDeviceCount, device.handle) or 0
     return [found for index in range(most) if (found := _mig_device(device, index)) is not None]
 
 
@@ -72,15 +68,13 @@ def gpu_instances(devices: list[MigInstance]) -> list[MigInstance]:
 
 def _mig_device(device: Device, index: int) -> MigInstance | None:
     """None when there is none of this index, or it was taken away just now."""
-    try:
-        handle = call(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, device.handle, index)
-        gpu_instance = call(pynvml.nvmlDeviceGetGpuInstanceId, handle)
-        attributes = call(pynvml.nvmlDeviceGetAttributes, handle)
-    except pynvml.NVMLError as error:
-        raise_if_lost(code_of(error))
+    handle = answer(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, device.handle, index)
+    if handle is None:
         return None
+    gpu_instance = answer(pynvml.nvmlDeviceGetGpuInstanceId, handle)
+    attributes = answer(pynvml.nvmlDeviceGetAttributes, handle)
     uuid = text(pynvml.nvmlDeviceGetUUID, handle)
-    if uuid is None:
+    if gpu_instance is None or attributes is None or uuid is None:
         return None
     _, is_named, profile = (text(pynvml.nvmlDeviceGetName, handle) or "").rpartition(" MIG ")
     if not is_named:

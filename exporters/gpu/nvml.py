@@ -7,6 +7,7 @@ over or when it is released; the next round opens another.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import math
 import threading
@@ -232,7 +233,7 @@ class NvmlCollector:
         """Nothing to end: the session is the other collectors' too."""
 
 
-class EachGpuCollector(NvmlCollector):
+class EachGpuCollector(NvmlCollector, abc.ABC):
     """A collector that asks GPU by GPU, and leaves out one that is lost."""
 
     def collect(self) -> list[Sample]:
@@ -244,9 +245,9 @@ class EachGpuCollector(NvmlCollector):
                     samples += self.read(device)
         return samples
 
+    @abc.abstractmethod
     def read(self, device: Device) -> list[Sample]:
         """What the device says; raises GpuLostError, and NVMLError when the session is over."""
-        raise NotImplementedError
 
 
 def call(function: Callable[..., Any], *arguments: object) -> Any:
@@ -267,18 +268,28 @@ def raise_if_lost(code: int) -> None:
         raise GpuLostError
 
 
+def answer(function: Callable[..., Any], *arguments: object) -> Any:
+    """The answer, None where there is none for whatever reason.
+
+    Raises GpuLostError, and NVMLError when the session is over.
+    """
+    try:
+        return call(function, *arguments)
+    except pynvml.NVMLError as error:
+        raise_if_lost(code_of(error))
+        return None
+
+
 def text(function: Callable[..., Any], *arguments: object) -> str | None:
     """The answer as text, None where there is none; bytes that are no UTF-8 become U+FFFD.
 
     Raises GpuLostError, and NVMLError when the session is over.
     """
     try:
-        return str(call(function, *arguments))
+        told = answer(function, *arguments)
     except UnicodeDecodeError as error:  # pynvml gives up on them
         return error.object.decode(errors="replace")
-    except pynvml.NVMLError as error:
-        raise_if_lost(code_of(error))
-        return None
+    return None if told is None else str(told)
 
 
 def _bus_id(handle: Any) -> str:
@@ -288,12 +299,8 @@ def _bus_id(handle: Any) -> str:
 
 def _identify(index: int, driver_version: str | None) -> Device | None:
     """None when the device cannot be addressed."""
-    try:
-        handle = call(pynvml.nvmlDeviceGetHandleByIndex, index)
-    except pynvml.NVMLError as error:
-        raise_if_lost(code_of(error))
-        return None
-    uuid = text(pynvml.nvmlDeviceGetUUID, handle)
+    handle = answer(pynvml.nvmlDeviceGetHandleByIndex, index)
+    uuid = None if handle is None else text(pynvml.nvmlDeviceGetUUID, handle)
     if uuid is None:
         return None
     return Device(
