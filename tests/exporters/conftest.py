@@ -11,7 +11,7 @@ from exporters.recordings import RecordingsCollector
 from tests import fake_nvml
 from tests.exporters.gpu import double
 from tests.exporters.looks import Clocks, Look
-from tests.fake_nvml import Machine
+from tests.fake_nvml import Calls, Machine
 
 
 @pytest.fixture
@@ -37,6 +37,13 @@ def look(collector: RecordingsCollector) -> Look:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C double of libnvidia-ml.so.1, built once a process."""
     return fake_nvml.build(tmp_path_factory.mktemp("fake_nvml"))
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """What the double is asked; named before `machine`, whose first call opens the count."""
+    monkeypatch.setenv(fake_nvml.CALLS_VARIABLE, str(tmp_path / "calls"))
+    return Calls(tmp_path / "calls")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from exporters.runs import RankProcess
 from tests import fake_nvml
 from tests.exporters.gpu import double
 from tests.exporters.gpu.double import FIRST_PID_NAMESPACE, UUIDS, Clock, of_gpu, unsupported, values
-from tests.fake_nvml import Machine
+from tests.fake_nvml import Calls, Machine
 
 MEMORY = "nvidia_gpu_process_memory_bytes"
 OTHER_NAMESPACE = FIRST_PID_NAMESPACE + 1
@@ -322,17 +322,9 @@ def test_a_gpu_lost_before_the_first_look_joins_nothing_and_leaves_the_others(
     assert {s.labels["gpu"] for s in samples} == {"1"}
 
 
-def test_nvml_is_asked_every_five_seconds_only(
-    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
-) -> None:
-    monkeypatch.setenv(fake_nvml.CALLS_VARIABLE, str(tmp_path / "calls"))
-    with double.machine(library, tmp_path / "control"):
-        nvml = Nvml()
-        node = Node(nvml, clock)
-        for _ in range(20):
-            clock.now += 1
-            node.collector.collect()
-        nvml.close()
+def test_nvml_is_asked_every_five_seconds_only(calls: Calls, machine: Machine, node: Node) -> None:
+    for _ in range(20):
+        node.clock.now += 1
+        node.collector.collect()
 
-    counts = fake_nvml.Calls(tmp_path / "calls").counts()
-    assert counts["nvmlDeviceGetComputeRunningProcesses_v3"] == 2 * 4
+    assert calls.counts()["nvmlDeviceGetComputeRunningProcesses_v3"] == 2 * 4

@@ -223,24 +223,18 @@ def test_each_mig_instance_has_its_own_counters(
 
 
 def test_samples_are_given_back_when_an_instance_is_taken_away(
-    library: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    calls: Calls, machine: Machine, collector: ProfileCollector, clock: Clock
 ) -> None:
-    monkeypatch.setenv(fake_nvml.CALLS_VARIABLE, str(tmp_path / "calls"))
-    with double.machine(library, tmp_path / "control") as machine:
-        nvml = Nvml()
-        collector = ProfileCollector(nvml, monotonic=clock)
-        calls = Calls(tmp_path / "calls")
-        machine.update({"mig_mode": 1, "mig.0": "1 0 1g.10gb 9856 0", "mig.1": "2 0 1g.10gb 9856 0"})
-        for _ in range(3):
-            clock.now += 5
-            collector.collect()
-        assert calls.live_samples() == 2 * 2 * 3, "two for each GPU and instance"
-        machine.unset("mig.1")
-        for _ in range(3):
-            clock.now += 5
-            collector.collect()
-        assert calls.live_samples() == 2 * 2 * 2
-        nvml.close()
+    machine.update({"mig_mode": 1, "mig.0": "1 0 1g.10gb 9856 0", "mig.1": "2 0 1g.10gb 9856 0"})
+    for _ in range(3):
+        clock.now += 5
+        collector.collect()
+    assert calls.live_samples() == 2 * 2 * 3, "two for each GPU and instance"
+    machine.unset("mig.1")
+    for _ in range(3):
+        clock.now += 5
+        collector.collect()
+    assert calls.live_samples() == 2 * 2 * 2
 
 
 def test_two_compute_instances_of_one_gpu_instance_are_one_unit(

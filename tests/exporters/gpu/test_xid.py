@@ -97,39 +97,29 @@ def test_after_the_driver_was_away_events_are_heard_again(machine: Machine, coll
 
 
 def test_a_gpu_that_is_added_is_heard_too_and_no_set_of_events_is_left(
-    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    calls: Calls, machine: Machine, collector: XidCollector
 ) -> None:
-    monkeypatch.setenv(fake_nvml.CALLS_VARIABLE, str(tmp_path / "calls"))
-    with double.machine(library, tmp_path / "control") as machine:
-        nvml = Nvml()
-        collector = XidCollector(nvml, kernel_log=NO_LOG)
-        collector.collect()
-        machine.set("devices", 3)
-        collector.collect()
-        machine.set("event.0", "2 48")
+    collector.collect()
+    machine.set("devices", 3)
+    collector.collect()
+    machine.set("event.0", "2 48")
 
-        assert values(collector.collect(), TOTAL, "gpu") == {"2": 1}
-        assert Calls(tmp_path / "calls").live_event_sets() == 1
-        nvml.close()
+    assert values(collector.collect(), TOTAL, "gpu") == {"2": 1}
+    assert calls.live_event_sets() == 1
 
 
 def test_a_set_of_events_that_fails_is_made_anew_and_given_back(
-    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    calls: Calls, machine: Machine, collector: XidCollector
 ) -> None:
-    monkeypatch.setenv(fake_nvml.CALLS_VARIABLE, str(tmp_path / "calls"))
-    with double.machine(library, tmp_path / "control") as machine:
-        nvml = Nvml()
-        collector = XidCollector(nvml, kernel_log=NO_LOG)
-        machine.set("error.nvmlEventSetWait_v2", 15)
-        for _ in range(5):
-            collector.collect()
-        machine.unset("error.nvmlEventSetWait_v2")
+    machine.set("error.nvmlEventSetWait_v2", 15)
+    for _ in range(5):
         collector.collect()
-        machine.set("event.0", "0 48")
+    machine.unset("error.nvmlEventSetWait_v2")
+    collector.collect()
+    machine.set("event.0", "0 48")
 
-        assert values(collector.collect(), TOTAL, "gpu") == {"0": 1}
-        assert Calls(tmp_path / "calls").live_event_sets() == 1
-        nvml.close()
+    assert values(collector.collect(), TOTAL, "gpu") == {"0": 1}
+    assert calls.live_event_sets() == 1
 
 
 def test_a_set_that_fails_to_be_given_back_ends_nobodys_session(
