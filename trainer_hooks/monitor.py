@@ -751,8 +751,10 @@ class Monitor(Totals):
         callbacks, self._when_closing = self._when_closing, []
         for callback in callbacks:
             self.guard(callback)
+        ended_ns = 0
         try:
             self.enter(self.active_phase)  # bring the totals up to the end
+            ended_ns = self._since_ns
             self._arrivals.drain(everything=True)
             if self._timeline is not None:
                 self.guard(self._last_look, self._timeline)
@@ -765,7 +767,7 @@ class Monitor(Totals):
         finally:
             self.recording = False
             try:
-                self._recorder.close(outcome, monotonic_ns(), at_exit=at_exit)
+                self._recorder.close(outcome, ended_ns or monotonic_ns(), at_exit=at_exit)
             finally:
                 self._stop()
 

@@ -83,6 +83,7 @@ def test_a_gpu_that_has_all_there_is_to_tell_keeps_to_its_series(sides: dict[str
     assert page.series < (GPUS + 1) * gpu_collector.SERIES_BAR
 
 
+@pytest.mark.long
 def test_the_collectors_keep_nothing_of_any_page(tmp_path: Path) -> None:
     gpus(tmp_path)
     pages = 100

@@ -324,6 +324,7 @@ accelerator.end_training()
 """
 
 
+@pytest.mark.long
 def test_each_of_two_ranks_records_its_own_share(tmp_path: Path, recordings: Path) -> None:
     """Thirteen rows by two for two ranks: Accelerate gives the last batches rows that were there before."""
     script = tmp_path / "two_ranks.py"

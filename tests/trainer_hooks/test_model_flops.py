@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.conformance.reference import model
 from tests.conformance.test_conformance import train
+from tests.marks import quick
 from tests.trainer_hooks.recorded import only
 from trainer_hooks import flops
 from trainer_hooks.monitor import Monitor
@@ -61,7 +62,7 @@ def test_a_model_that_is_not_known_changes_nothing_and_frozen_weights_count_when
     assert only(tmp_path).live.hook_errors == 1
 
 
-@pytest.mark.parametrize("trainer", ["lightning", "watch"])
+@pytest.mark.parametrize("trainer", quick("watch", of=("lightning", "watch")))
 def test_a_trainer_that_knows_its_model_needs_no_word(trainer: str, tmp_path: Path) -> None:
     known = flops.of_model(model())
     assert known is not None

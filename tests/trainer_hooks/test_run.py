@@ -72,7 +72,7 @@ def test_each_rank_of_a_distributed_script_without_a_word_of_ours_is_recorded(tm
         assert live.gradient_norm > 0
         assert len(each.of("evaluation")) == 2
         age_ns = live.end_ns - each.static.start_monotonic_ns
-        assert sum(live.phase_ns) == pytest.approx(age_ns, rel=0.01)
+        assert sum(live.phase_ns) == age_ns
         assert all(live.phase_ns[code] > 0 for code in (0, 1, 2, 3, 5, 6, 8))
         assert (live.outcome, each.of("finish")[0]["reason"]) == (FINISHED, "exit")
     assert [each.live.checkpoints_ok for each in ranks] == [1, 0]
@@ -346,6 +346,7 @@ SPAWNED = """
 """
 
 
+@pytest.mark.long
 def test_ranks_that_a_script_spawns_are_one_run_and_their_loaders_workers_nothing(tmp_path: Path) -> None:
     ended = done([*RUN, *python(SPAWNED, tmp_path, str(tmp_path / "meeting"))], tmp_path)
 
@@ -373,7 +374,9 @@ UNGUARDED = """
 """
 
 
-@pytest.mark.parametrize(("arguments", "steps"), [(["forkserver"], 6), (["unguarded"], 2)])
+@pytest.mark.parametrize(
+    ("arguments", "steps"), [pytest.param(["forkserver"], 6, marks=pytest.mark.long), (["unguarded"], 2)]
+)
 def test_a_script_that_is_imported_again_in_its_workers_is_recorded_once(
     arguments: list[str], steps: int, tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ def check_once(seen: Recorded) -> None:
     assert len(seen.of("finish")) == 1
 
 
-@pytest.mark.parametrize("name", quick("transformers", "stable_baselines3", of=FRAMEWORKS))
+@pytest.mark.parametrize("name", quick("stable_baselines3", of=FRAMEWORKS))
 def test_a_script_that_logs_is_recorded_once_and_computes_the_same(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

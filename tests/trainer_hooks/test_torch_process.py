@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.marks import quick
 from tests.trainer_hooks.processes import ended
 from tests.trainer_hooks.recorded import Recorded, only, recorded
 
@@ -92,7 +93,7 @@ def test_an_unchanged_script_is_recorded_and_computes_the_same(tmp_path: Path) -
     assert seen.live.checkpoints_ok == 2
     assert seen.live.checkpoint_bytes == (tmp_path / "model-1.pt").stat().st_size
     age_ns = seen.live.end_ns - seen.static.start_monotonic_ns
-    assert sum(seen.live.phase_ns) == pytest.approx(age_ns, rel=0.01)
+    assert sum(seen.live.phase_ns) == age_ns
     assert all(seen.live.phase_ns[code] > 0 for code in (0, 1, 2, 3, 5, 6, 7, 8))
     without, plain_stderr = run(tmp_path, LOOP, "without")
     assert without == said
@@ -240,6 +241,7 @@ said = [losses, torch._dynamo.utils.counters["stats"]["unique_graphs"]]
     assert run(tmp_path, script, "without")[0] == said
 
 
+@pytest.mark.long
 def test_a_model_compiled_in_place_is_seen_and_compiled_once(tmp_path: Path) -> None:
     script = """
 class Model(nn.Module):
@@ -386,7 +388,7 @@ said = all(same)
     assert said is True
 
 
-@pytest.mark.parametrize("watched", ["watched", "unchanged"])
+@pytest.mark.parametrize("watched", quick("unchanged", of=("watched", "unchanged")))
 def test_a_model_is_saved_without_a_hook_and_copied_with_none_that_acts(tmp_path: Path, watched: str) -> None:
     script = """
 import copy, hashlib, io, pickle

@@ -76,7 +76,9 @@ def test_a_training_prints_the_perplexity_before_and_after(corpus: Path, tmp_pat
     assert (tmp_path / "checkpoints" / "a" / "step-2.ckpt").exists()
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
+)
 def test_a_signal_ends_the_training_with_one_line_and_no_traceback(
     corpus: Path, sent: signal.Signals, status: int
 ) -> None:
