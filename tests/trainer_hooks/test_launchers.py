@@ -143,7 +143,7 @@ def test_ranks_of_one_torchrun_are_one_run_with_the_ranks_of_its_processes(tmp_p
         "import json\n"
         "from trainer_hooks.identity import identify\n"
         "who = identify(name='m')\n"
-        "print('who', json.dumps(who), flush=True)\n"
+        "print(f'who {json.dumps(who)}\\n', end='', flush=True)  # one write: the ranks share the pipe\n"
     )
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     runs = set()
