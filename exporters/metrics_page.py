@@ -1,13 +1,17 @@
-"""METRICS.md out of the catalog: `python -m exporters.metrics_page` writes it, `--check` compares."""
+"""Write METRICS.md out of the catalog: `python -m exporters.metrics_page [--check]`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from exporters import generated
 from exporters.catalog import CATALOG, Metric, Scope
 
-PAGE = Path(__file__).resolve().parents[1] / "METRICS.md"
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "METRICS.md"
+COMMAND = "python -m exporters.metrics_page"
 
 _HEAD = """\
 # Metrics
@@ -67,16 +71,10 @@ def _table(metrics: list[Metric]) -> list[str]:
     return rows
 
 
-def main(arguments: list[str]) -> int:
-    """Write the page, or with --check compare: 1 when it is not what the catalog says."""
-    if arguments == ["--check"]:
-        if PAGE.read_text() == page():
-            return 0
-        print(f"{PAGE.name} is not what the catalog says: run make generate", file=sys.stderr)
-        return 1
-    PAGE.write_text(page())
-    return 0
+def main(arguments: Sequence[str] | None = None, directory: Path = ROOT) -> int:
+    """The command; returns its exit status."""
+    return generated.main(COMMAND, directory, {NAME: page()}, NAME, arguments)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    sys.exit(main())

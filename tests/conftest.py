@@ -1,10 +1,14 @@
-"""What holds for every test."""
+"""What holds for every test, and the double of NVML for those that ask for it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests import fake_nvml
+from tests.fake_nvml import Calls, Machine
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -13,3 +17,25 @@ def _logs_of_stable_baselines3(tmp_path_factory: pytest.TempPathFactory) -> Iter
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
         yield
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The C double of libnvidia-ml.so.1, built once a process."""
+    return fake_nvml.build(tmp_path_factory.mktemp("fake_nvml"))
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """What the double is asked; named before `machine`, whose first call opens the count."""
+    monkeypatch.setenv(fake_nvml.CALLS_VARIABLE, str(tmp_path / "calls"))
+    return Calls(tmp_path / "calls")
+
+
+@pytest.fixture
+def machine(library: Path, tmp_path: Path) -> Iterator[Machine]:
+    """A machine with two GPUs, the double in the library's place for one test."""
+    from tests.fake_nvml import in_process  # where there is only the hook, there is no pynvml
+
+    with in_process.machine(library, tmp_path / "control") as scenario:
+        yield scenario

@@ -82,23 +82,24 @@ def _answers(questions: Sequence[Question], deadline_seconds: float) -> Iterator
 
     threading.Thread(target=ask, daemon=True).start()
     for number, question in enumerate(questions):
+        subject = "GPUs" if number == 0 else "GPU metrics"
         try:
             answer = answers.get(timeout=deadline_seconds)
         except queue.Empty:
             asked = "NVML" if number == 0 else f"NVML, asked by the collector {question.collector},"
             yield Finding(
-                "GPUs" if number == 0 else "GPU metrics",
+                subject,
                 "limited",
                 f"{asked} gave no answer within {deadline_seconds:g} s",
                 "look for NVRM lines in `dmesg`; a driver that hangs needs a reboot",
             )
             return
         if isinstance(answer, NvmlUnavailableError):
-            yield Finding("GPUs" if number == 0 else "GPU metrics", "limited", answer.problem, answer.remedy)
+            yield Finding(subject, "limited", answer.problem, answer.remedy)
         elif isinstance(answer, Exception):
             whose = "reading them" if number == 0 else f"the collector {question.collector}"
             yield Finding(
-                "GPUs" if number == 0 else "GPU metrics",
+                subject,
                 "limited",
                 f"{whose} failed with {type(answer).__name__}: {answer}",
                 "if `nvidia-smi` works, report this line as a bug of trainvitals",

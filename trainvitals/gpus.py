@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,7 +18,7 @@ from exporters.gpu.node import Gpus, GpuStatus, NvmlGpus, gpu_statuses
 from exporters.gpu.simulated import SimulatedGpus, parse_simulation
 from exporters.recordings import RecordingsCollector, living_ranks
 from trainer_hooks import directory
-from trainvitals import interruption
+from trainvitals import interruption, options
 from trainvitals.gpu_table import View, render
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -35,12 +33,8 @@ OF_GPUS, OF_WINDOWS = "gpu", "gpu_profile"  # collectors by name
 
 @app.command()
 def gpus(
-    dir: Annotated[
-        Path | None, typer.Option(help="Where the recordings are. Default: every usual place.")
-    ] = None,
-    simulate_gpus: Annotated[
-        str, typer.Option(metavar="N[:SCENARIO]", help="For demonstrations: GPUs that are not there.")
-    ] = "0",
+    dir: options.Recordings = None,
+    simulate_gpus: options.SimulateGpus = "0",
     interval: Annotated[float, typer.Option(min=0.2, help="Seconds from one look to the next.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
 ) -> None:
@@ -48,7 +42,7 @@ def gpus(
     try:
         simulation = parse_simulation(simulate_gpus)
     except ValueError as error:
-        _stop(str(error))
+        options.stop("gpus", str(error))
     logging.getLogger("exporters").setLevel(logging.CRITICAL)  # what they would say is in the table
     interruption.listen()
     console = Console(highlight=False)
@@ -62,7 +56,7 @@ def gpus(
         watch.start()
         view = watch.first_look()
         if not view.gpus and view.problems:
-            _stop(view.problems[0])
+            options.stop("gpus", view.problems[0])
         if once:
             console.print(render(watch.look_at_a_window(), console.width))
         else:
@@ -85,11 +79,6 @@ def _show(watch: Watch, console: Console, interval: float) -> None:
                 time.sleep(interval)
     finally:
         console.print(render(view, console.width))
-
-
-def _stop(message: str) -> NoReturn:
-    print(f"trainvitals gpus: {message}", file=sys.stderr)
-    raise typer.Exit(1)
 
 
 class Watch:

@@ -25,6 +25,7 @@ from exporters.gpu.simulated import SimulatedGpus, parse_simulation
 from exporters.history import History
 from exporters.recordings import RecordingsCollector, living_ranks
 from trainer_hooks import directory
+from trainvitals import options
 from trainvitals.listen import DEFAULT_LISTEN, Address, in_url, parse_listen
 
 app = typer.Typer(add_completion=False)
@@ -47,17 +48,13 @@ def serve(
     listen: Annotated[
         str, typer.Option(help="Loopback address and port; port 0 takes a free one.")
     ] = DEFAULT_LISTEN,
-    dir: Annotated[
-        Path | None, typer.Option(help="Where the recordings are. Default: every usual place.")
-    ] = None,
+    dir: options.Recordings = None,
     state: Annotated[Path | None, typer.Option(help="The service's own database.")] = None,
     only: Annotated[Only | None, typer.Option(help="Publish GPUs only: no recordings, no database.")] = None,
     compat: Annotated[
         Compat | None, typer.Option(help="Publish the names of dcgm-exporter beside ours.")
     ] = None,
-    simulate_gpus: Annotated[
-        str, typer.Option(metavar="N[:SCENARIO]", help="For demonstrations: GPUs that are not there.")
-    ] = "0",
+    simulate_gpus: options.SimulateGpus = "0",
     stall_after: Annotated[
         float, typer.Option(min=1, help="Seconds without progress until a run is stalled.")
     ] = 1800,
@@ -65,12 +62,14 @@ def serve(
     """Turn what the hooks record, and what the GPUs say, into metrics and an API."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if only and (dir or state):
-        _stop("--only gpu follows no recordings and keeps no database: leave out --dir and --state")
+        options.stop(
+            "serve", "--only gpu follows no recordings and keeps no database: leave out --dir and --state"
+        )
     try:
         simulation = parse_simulation(simulate_gpus)
         listener = _bind(parse_listen(listen))
     except ValueError as error:
-        _stop(str(error))
+        options.stop("serve", str(error))
     said: set[str] = set()
     history: History | None = None
     recordings: RecordingsCollector | None = None
@@ -111,7 +110,9 @@ def _open_history(database: Path) -> History:
     try:
         return History(database)
     except (OSError, sqlite3.Error) as error:
-        _stop(f"the database {database} cannot be opened ({error}); choose another with --state PATH")
+        options.stop(
+            "serve", f"the database {database} cannot be opened ({error}); choose another with --state PATH"
+        )
 
 
 def _with_names_of_dcgm(samples: Iterable[Sample]) -> Iterable[Sample]:
@@ -133,13 +134,9 @@ def _bind(address: Address) -> socket.socket:
         listener.bind(address)
         listener.listen(128)
     except OSError as error:
-        _stop(
+        options.stop(
+            "serve",
             f"port {address.port} of {address.host} cannot be used ({error.strerror}); "
-            f"choose another with --listen {in_url(address.host)}:PORT (0 takes a free one)"
+            f"choose another with --listen {in_url(address.host)}:PORT (0 takes a free one)",
         )
     return listener
-
-
-def _stop(message: str) -> NoReturn:
-    print(f"trainvitals serve: {message}", file=sys.stderr)
-    raise typer.Exit(1)

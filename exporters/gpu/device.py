@@ -13,7 +13,7 @@ from exporters.catalog import Metric
 from exporters.collector import Sample
 from exporters.gpu import last_window
 from exporters.gpu.nvml import Device, GpuLostError, Nvml, NvmlCollector, Session, answer
-from exporters.gpu.reading import ALL_LINKS, Reading, Unwrapped, fields
+from exporters.gpu.reading import ALL_LINKS, CLOCKS, Reading, Unwrapped, fields
 
 MIG_MODES = {pynvml.NVML_DEVICE_MIG_DISABLE: "disabled", pynvml.NVML_DEVICE_MIG_ENABLE: "enabled"}
 _INFO = ("name", "driver_version", "vbios", "pci_bus_id", "serial")
@@ -124,17 +124,18 @@ class DeviceCollector(NvmlCollector):
         if codes == {pynvml.NVML_ERROR_UNKNOWN}:
             # One call may say "unknown error" of itself; a device that says nothing else is gone.
             raise GpuLostError
-        temperature = catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS
-        degrees = reading.ask(
-            temperature, pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU
+        reading.take(
+            catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS,
+            *(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+            labels={"sensor": "gpu"},
         )
-        reading.add(temperature, degrees, sensor="gpu")
-        for domain, clock in (("sm", pynvml.NVML_CLOCK_SM), ("memory", pynvml.NVML_CLOCK_MEM)):
-            megahertz = reading.ask(
-                catalog.NVIDIA_GPU_CLOCK_HERTZ, pynvml.nvmlDeviceGetClockInfo, handle, clock
+        for domain, clock in CLOCKS.items():
+            reading.take(
+                catalog.NVIDIA_GPU_CLOCK_HERTZ,
+                *(pynvml.nvmlDeviceGetClockInfo, handle, clock),
+                factor=1e6,
+                labels={"domain": domain},
             )
-            if megahertz is not None:
-                reading.add(catalog.NVIDIA_GPU_CLOCK_HERTZ, megahertz * 1e6, domain=domain)
         self._read_fields(session, reading)
         # MIG can be switched on a Hopper GPU while it is in use, so it is read anew each time.
         mig = answer(pynvml.nvmlDeviceGetMigMode, handle)

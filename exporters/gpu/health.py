@@ -14,13 +14,12 @@ from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Sample
 from exporters.gpu.nvml import Device, EachGpuCollector, call, code_of, raise_if_lost
-from exporters.gpu.reading import ALL_LINKS, Reading, fields
+from exporters.gpu.reading import ALL_LINKS, CLOCKS, Reading, fields
 
 _ECC = {
     "corrected": pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED,
     "uncorrected": pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
 }
-_CLOCKS = {"sm": pynvml.NVML_CLOCK_SM, "memory": pynvml.NVML_CLOCK_MEM}
 _LIMITS = {
     "slowdown": pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN,
     "shutdown": pynvml.NVML_TEMPERATURE_THRESHOLD_SHUTDOWN,
@@ -60,25 +59,29 @@ class HealthCollector(EachGpuCollector):
 def _read(reading: Reading) -> None:
     handle = reading.device.handle
     for severity, kind in _ECC.items():
-        count = reading.ask(
+        reading.take(
             catalog.NVIDIA_GPU_ECC_ERRORS_TOTAL,
-            pynvml.nvmlDeviceGetTotalEccErrors,
-            *(handle, kind, pynvml.NVML_AGGREGATE_ECC),
+            *(pynvml.nvmlDeviceGetTotalEccErrors, handle, kind, pynvml.NVML_AGGREGATE_ECC),
+            labels={"severity": severity},
         )
-        reading.add(catalog.NVIDIA_GPU_ECC_ERRORS_TOTAL, count, severity=severity)
     for metric, function in _LINK_NUMBERS:
-        reading.add(metric, reading.ask(metric, function, handle))
-    limit = catalog.NVIDIA_GPU_POWER_LIMIT_WATTS
-    milliwatts = reading.ask(limit, pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-    reading.add(limit, None if milliwatts is None else milliwatts * 1e-3)
-    for domain, clock in _CLOCKS.items():
-        metric = catalog.NVIDIA_GPU_CLOCK_MAX_HERTZ
-        megahertz = reading.ask(metric, pynvml.nvmlDeviceGetMaxClockInfo, handle, clock)
-        reading.add(metric, None if megahertz is None else megahertz * 1e6, domain=domain)
-    for name, threshold in _LIMITS.items():
-        metric = catalog.NVIDIA_GPU_TEMPERATURE_LIMIT_CELSIUS
-        degrees = reading.ask(metric, pynvml.nvmlDeviceGetTemperatureThreshold, handle, threshold)
-        reading.add(metric, degrees, limit=name)
+        reading.take(metric, function, handle)
+    reading.take(
+        catalog.NVIDIA_GPU_POWER_LIMIT_WATTS, pynvml.nvmlDeviceGetEnforcedPowerLimit, handle, factor=1e-3
+    )
+    for domain, clock in CLOCKS.items():
+        reading.take(
+            catalog.NVIDIA_GPU_CLOCK_MAX_HERTZ,
+            *(pynvml.nvmlDeviceGetMaxClockInfo, handle, clock),
+            factor=1e6,
+            labels={"domain": domain},
+        )
+    for limit, threshold in _LIMITS.items():
+        reading.take(
+            catalog.NVIDIA_GPU_TEMPERATURE_LIMIT_CELSIUS,
+            *(pynvml.nvmlDeviceGetTemperatureThreshold, handle, threshold),
+            labels={"limit": limit},
+        )
     _read_fields(reading)
     _read_nvlinks(reading)
 

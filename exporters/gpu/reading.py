@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pynvml
@@ -22,6 +23,7 @@ REASONS = {
     pynvml.NVML_ERROR_NO_PERMISSION: "no_permission",
 }
 ALL_LINKS = 0xFFFFFFFF
+CLOCKS = {"sm": pynvml.NVML_CLOCK_SM, "memory": pynvml.NVML_CLOCK_MEM}  # by our name of the domain
 
 
 class Reading:
@@ -44,6 +46,18 @@ class Reading:
         except pynvml.NVMLError as error:
             self.note(metrics, code_of(error))
             return None
+
+    def take(
+        self,
+        metric: Metric,
+        function: Callable[..., Any],
+        *arguments: object,
+        factor: float = 1.0,
+        labels: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """The answer times `factor` as a sample, or the reason why there is none; raises as `ask` does."""
+        value = self.ask(metric, function, *arguments)
+        self.add(metric, None if value is None else value * factor, **labels)
 
     def note(self, metrics: Metric | Sequence[Metric], code: int) -> None:
         """Note that these metrics are missing by NVML's error code, which may be that the device is lost."""

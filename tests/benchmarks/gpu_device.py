@@ -1,7 +1,7 @@
 """What a real GPU supports, what it does not and why, and what each call into NVML takes.
 
 `python -m tests.benchmarks.gpu_device --record` writes it to tests/benchmarks/results, one file a day and
-kind of GPU; without the flag it prints. It says so and ends with 1 where there is no driver.
+kind of GPU; without the flag it prints. It says so and ends with 1 where there is no driver or no GPU.
 """
 
 from __future__ import annotations
@@ -101,9 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NvmlUnavailableError as error:
         print(f"gpu_device: {error}", file=sys.stderr)
         return 1
+    if not seen[0]:
+        print("gpu_device: the driver reports no GPU", file=sys.stderr)
+        return 1
     body = text(*seen)
     print(body)
-    if options.record and seen[0]:
+    if options.record:
         kind = "-".join((seen[0][0].name or "gpu").lower().split())
         path = RESULTS / f"{datetime.date.today()}-{kind}.md"
         path.write_text(f"# What NVML tells of this GPU, and how fast\n\n{body}\n")

@@ -23,7 +23,7 @@ from exporters.collector import Runner
 from exporters.gpu.node import NvmlGpus
 from tests import fake_nvml
 from tests.benchmarks import report
-from tests.benchmarks.over_double import HEADERS, environment, resident_bytes, scenario
+from tests.benchmarks.over_double import HEADERS, resident_bytes, scenario
 from tests.fake_nvml import Calls
 
 FIRST_PAGES = 50  # what is kept for good is there by then
@@ -42,7 +42,7 @@ class Growth(NamedTuple):
 
 def grown(folder: Path, pages: int) -> Growth:
     """By how much a process grows over so many pages, and as many traced; the double is in the folder."""
-    variables = environment(folder / "footprint.control", folder / "footprint.calls")
+    variables = fake_nvml.environment(folder / "footprint.control", folder / "footprint.calls")
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.gpu_footprint", str(pages)],
         cwd=report.ROOT,

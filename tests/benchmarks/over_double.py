@@ -98,7 +98,7 @@ def running(exporter: Exporter, machine: Machine) -> Iterator[Running]:
     folder = machine.control.parent
     calls = folder / f"{exporter.name}.calls"
     calls.unlink(missing_ok=True)
-    variables = [f"{name}={value}" for name, value in environment(machine.control, calls).items()]
+    variables = [f"{name}={value}" for name, value in fake_nvml.environment(machine.control, calls).items()]
     child, url = start_server(
         exporter.name,
         lambda address: ["env", *variables, *exporter.command(address)],
@@ -124,16 +124,6 @@ def scenario(control: Path) -> Machine:
     machine = Machine(control)
     machine.update({"devices": GPUS, **{f"event.{gpu}": f"{gpu} 31" for gpu in range(GPUS)}})
     return machine
-
-
-def environment(control: Path, calls: Path) -> dict[str, str]:
-    """What puts a child over the double that lies beside `control`; its calls are counted in `calls`."""
-    directories = [str(control.parent), os.environ.get("LD_LIBRARY_PATH", "")]
-    return {
-        "LD_LIBRARY_PATH": ":".join(filter(None, directories)),
-        fake_nvml.CONTROL_VARIABLE: str(control),
-        fake_nvml.CALLS_VARIABLE: str(calls),
-    }
 
 
 def resident_bytes(pid: int) -> int:

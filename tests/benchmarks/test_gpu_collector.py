@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import statistics
 import time
 from pathlib import Path
@@ -16,10 +15,6 @@ from tests.benchmarks.gpu_collector import Compared, Page
 from tests.benchmarks.gpu_footprint import Growth
 from tests.benchmarks.over_double import GPUS, HEADERS, OURS, THEIRS, gpus, running
 from tests.benchmarks.report import Promise, Whole
-
-needs_nvitop = pytest.mark.skipif(
-    importlib.util.find_spec("nvitop_exporter") is None, reason="nvitop-exporter is not installed"
-)
 
 
 class Side(NamedTuple):
@@ -37,11 +32,10 @@ class Side(NamedTuple):
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Side]:
-    """Both over the same double at the same time; nvitop-exporter where it is installed."""
+    """Both over the same double at the same time."""
     machine = gpus(tmp_path_factory.mktemp("gpus"))
-    exporters = [OURS, THEIRS] if importlib.util.find_spec("nvitop_exporter") else [OURS]
     with contextlib.ExitStack() as stack:
-        processes = {each.name: stack.enter_context(running(each, machine)) for each in exporters}
+        processes = {each.name: stack.enter_context(running(each, machine)) for each in (OURS, THEIRS)}
         before = {name: process.calls for name, process in processes.items()}
         time.sleep(gpu_collector.SETTLING_SECONDS)
         calls = {name: process.calls - before[name] for name, process in processes.items()}
@@ -57,13 +51,11 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Side]:
         }
 
 
-@needs_nvitop
 def test_nvml_is_asked_at_most_half_as_often_as_by_nvitop_exporter(sides: dict[str, Side]) -> None:
     ours, theirs = sides[OURS.name], sides[THEIRS.name]
     assert GPUS < ours.calls < theirs.calls / 2
 
 
-@needs_nvitop
 def test_a_scrape_takes_less_than_one_of_nvitop_exporter_and_tells_more(sides: dict[str, Side]) -> None:
     ours, theirs = sides[OURS.name], sides[THEIRS.name]
     assert statistics.median(ours.scrapes_ms) < statistics.median(theirs.scrapes_ms)

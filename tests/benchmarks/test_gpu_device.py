@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests import fake_nvml
+import pytest
+
 from tests.benchmarks import gpu_device
-from tests.exporters.gpu import double
+from tests.fake_nvml import Machine
 
 
-def test_it_tells_what_a_gpu_gives_what_it_does_not_and_what_each_call_takes(tmp_path: Path) -> None:
-    library = fake_nvml.build(tmp_path)
-    with double.machine(library, tmp_path / "control") as machine:
-        machine.update(
-            {"name": "NVIDIA L4", "gpm_supported": 0, "latency_us.nvmlDeviceGetMemoryInfo_v2": 3000}
-        )
-        statuses, samples, seconds = gpu_device.look(rounds=2)
+def test_it_tells_what_a_gpu_gives_what_it_does_not_and_what_each_call_takes(machine: Machine) -> None:
+    machine.update({"name": "NVIDIA L4", "gpm_supported": 0, "latency_us.nvmlDeviceGetMemoryInfo_v2": 3000})
+    statuses, samples, seconds = gpu_device.look(rounds=2)
 
     text = gpu_device.text(statuses, samples, seconds)
 
@@ -25,3 +22,14 @@ def test_it_tells_what_a_gpu_gives_what_it_does_not_and_what_each_call_takes(tmp
     (slowest, *_) = (line for line in text.splitlines() if "| nvmlDevice" in line)
     assert "nvmlDeviceGetMemoryInfo_v2" in slowest
     assert min(seconds["nvmlDeviceGetMemoryInfo_v2"]) >= 0.003
+
+
+def test_a_driver_without_a_gpu_is_told_and_nothing_is_written(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu_device, "RESULTS", tmp_path)
+    machine.set("devices", 0)
+
+    assert gpu_device.main(["--record"]) == 1
+    assert capsys.readouterr().err == "gpu_device: the driver reports no GPU\n"
+    assert not list(tmp_path.glob("*.md"))

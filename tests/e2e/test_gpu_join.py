@@ -30,11 +30,11 @@ def simulated(tmp_path: Path) -> Iterator[Stack]:
 @pytest.fixture
 def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stack, Machine]]:
     """The stack over NVML's double with two GPUs."""
-    library = fake_nvml.build(tmp_path)
+    fake_nvml.build(tmp_path)
     machine = Machine(tmp_path / "control")
     machine.set("devices", 2)
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(library.parent))
-    monkeypatch.setenv(fake_nvml.CONTROL_VARIABLE, str(machine.control))
+    for name, value in fake_nvml.environment(machine.control).items():
+        monkeypatch.setenv(name, value)
     with Stack(tmp_path, Thresholds()) as stack:
         yield stack, machine
 

@@ -34,6 +34,16 @@ def build(directory: Path, without: Iterable[str] = ()) -> Path:
     return library
 
 
+def environment(control: Path, calls: Path | None = None) -> dict[str, str]:
+    """What puts a child over the double that was built beside `control`, its calls counted in `calls`."""
+    directories = [str(control.parent), os.environ.get("LD_LIBRARY_PATH", "")]
+    return {
+        "LD_LIBRARY_PATH": ":".join(filter(None, directories)),
+        CONTROL_VARIABLE: str(control),
+        **({} if calls is None else {CALLS_VARIABLE: str(calls)}),
+    }
+
+
 class Machine:
     """The scenario the double plays, kept in its control file; a change counts from the next NVML call on."""
 
@@ -61,9 +71,8 @@ class Machine:
     def _write(self) -> None:
         unfinished = self.control.with_suffix(".unfinished")
         unfinished.write_bytes(b"".join(b"%s = %s\n" % (k.encode(), v) for k, v in self._values.items()))
-        now = (
-            time.time_ns()
-        )  # the double tells files apart by it, and the kernel's own clock ticks in milliseconds
+        # The double tells files apart by it, and the kernel's own clock ticks in milliseconds.
+        now = time.time_ns()
         os.utime(unfinished, ns=(now, now))
         unfinished.replace(self.control)
 

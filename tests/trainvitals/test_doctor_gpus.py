@@ -38,8 +38,7 @@ def report(machine: fake_nvml.Machine) -> list[str]:
         env={
             **os.environ,
             "TRAINVITALS_DIR": str(folder),
-            "LD_LIBRARY_PATH": str(folder),
-            fake_nvml.CONTROL_VARIABLE: str(machine.control),
+            **fake_nvml.environment(machine.control),
         },
         cwd=REPOSITORY,
         capture_output=True,

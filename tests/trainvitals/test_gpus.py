@@ -31,10 +31,9 @@ def machine(tmp_path: Path) -> fake_nvml.Machine:
 
 def variables(folder: Path, columns: int) -> dict[str, str]:
     return environment(
-        LD_LIBRARY_PATH=str(folder),
         COLUMNS=str(columns),
         TERM="xterm-256color",
-        **{fake_nvml.CONTROL_VARIABLE: str(folder / "control")},
+        **fake_nvml.environment(folder / "control"),
     )
 
 

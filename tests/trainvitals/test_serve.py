@@ -213,14 +213,10 @@ def test_simulated_gpus_say_in_their_names_that_they_are_not_real(
 @pytest.fixture
 def double(tmp_path: Path) -> dict[str, str]:
     """The environment in which the driver is the double, with two GPUs, and its calls are counted."""
-    library = fake_nvml.build(tmp_path)
+    fake_nvml.build(tmp_path)
     machine = fake_nvml.Machine(tmp_path / "control")
     machine.set("devices", 2)
-    return {
-        "LD_LIBRARY_PATH": str(library.parent),
-        fake_nvml.CONTROL_VARIABLE: str(machine.control),
-        fake_nvml.CALLS_VARIABLE: str(tmp_path / "calls"),
-    }
+    return fake_nvml.environment(machine.control, tmp_path / "calls")
 
 
 def test_gpus_alone_are_a_whole_exporter_that_lets_go_of_the_driver_at_the_end(
@@ -302,7 +298,7 @@ def test_a_driver_that_hangs_holds_up_neither_a_scrape_nor_the_end(
         service := Service(
             tmp_path,
             *("--dir", str(tmp_path / "recordings")),
-            **{"LD_LIBRARY_PATH": str(tmp_path), fake_nvml.CONTROL_VARIABLE: str(tmp_path / "control")},
+            **fake_nvml.environment(tmp_path / "control"),
         )
     )
     small_recording(tmp_path / "recordings", "a-run")

@@ -1,48 +1,35 @@
-"""The C double in the place of NVIDIA's library, within this process, and questions to samples."""
+"""What samples say of GPUs, what the double calls its own, and a clock that a test moves."""
 
 from __future__ import annotations
 
-import _ctypes
-import contextlib
-import ctypes
-import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
-
-import pynvml
+from collections.abc import Iterable
 
 from exporters.catalog import CATALOG, Metric
 from exporters.collector import Histogram, Sample
-from tests import fake_nvml
-from tests.fake_nvml import Machine
 
-nvml: Any = pynvml
 METRICS_OF_A_GPU = {metric.name for metric in CATALOG.values() if metric.scope == "gpu"}
+METRICS_OF_THE_DEVICE = {  # of a healthy one, by the collector `gpu`
+    "nvidia_gpu_info",
+    "nvidia_gpu_up",
+    "nvidia_gpu_utilization_percent",
+    "nvidia_gpu_memory_controller_active_percent",
+    "nvidia_gpu_memory_used_bytes",
+    "nvidia_gpu_memory_total_bytes",
+    "nvidia_gpu_memory_reserved_bytes",
+    "nvidia_gpu_power_watts",
+    "nvidia_gpu_energy_joules_total",
+    "nvidia_gpu_temperature_celsius",
+    "nvidia_gpu_clock_hertz",
+    "nvidia_gpu_throttle_seconds_total",
+    "nvidia_gpu_pcie_transmit_bytes_total",
+    "nvidia_gpu_pcie_receive_bytes_total",
+    "nvidia_gpu_pcie_replays_total",
+    "nvidia_gpu_nvlink_transmit_bytes_total",
+    "nvidia_gpu_nvlink_receive_bytes_total",
+}
 UUIDS = [f"GPU-5a11ab1e-0000-4000-8000-0000000000{index:02d}" for index in range(64)]
 NOT_PRIVILEGED = 4  # NVML_ERROR_NO_PERMISSION
 FIRST_PID_NAMESPACE = 0xEFFFFFFC
-
-
-@contextlib.contextmanager
-def machine(library: Path, control: Path) -> Iterator[Machine]:
-    """A machine with two GPUs; the library is unloaded afterwards, so that no other test comes upon it."""
-    scenario = Machine(control)
-    scenario.set("devices", 2)
-    before = nvml.nvmlLib, nvml._nvmlGetFunctionPointer_cache, os.environ.get(fake_nvml.CONTROL_VARIABLE)
-    os.environ[fake_nvml.CONTROL_VARIABLE] = str(control)
-    loaded = ctypes.CDLL(str(library))
-    nvml.nvmlLib, nvml._nvmlGetFunctionPointer_cache = loaded, {}
-    try:
-        yield scenario
-    finally:
-        loaded.nvml_double_release()
-        nvml.nvmlLib, nvml._nvmlGetFunctionPointer_cache = before[:2]
-        if before[2] is None:
-            del os.environ[fake_nvml.CONTROL_VARIABLE]
-        else:
-            os.environ[fake_nvml.CONTROL_VARIABLE] = before[2]
-        _ctypes.dlclose(loaded._handle)
 
 
 class Clock:

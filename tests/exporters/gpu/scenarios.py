@@ -17,8 +17,8 @@ from exporters.gpu.node import NvmlGpus, published
 from exporters.gpu.nvml import NvmlUnavailableError
 from exporters.runs import RankProcess
 from tests import fake_nvml
-from tests.exporters.gpu import double
 from tests.exporters.gpu.double import FIRST_PID_NAMESPACE, UUIDS, Clock
+from tests.fake_nvml import in_process
 
 GOLDEN = Path(__file__).with_name("golden")
 ROUND_SECONDS = 60.0  # every collector asks NVML in every round
@@ -151,7 +151,7 @@ SCENARIOS: dict[str, Scenario] = {
 def page(library: Path, control: Path, scenario: Scenario) -> list[Sample]:
     """What every collector publishes after three rounds, a minute apart; none where it fails."""
     clock = Clock()
-    with double.machine(library, control) as machine:
+    with in_process.machine(library, control) as machine:
         machine.update(scenario.settings)
         gpus = NvmlGpus(
             lambda: scenario.ranks,

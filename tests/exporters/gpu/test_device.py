@@ -1,46 +1,27 @@
-"""What a GPU does, through the real pynvml over a C double of NVIDIA's library."""
+"""What a GPU that answers says of itself, through the real pynvml over a C double of NVIDIA's library."""
 
 from __future__ import annotations
 
-import ctypes.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pynvml
 import pytest
 
-from exporters.collector import Runner
 from exporters.gpu import last_window
 from exporters.gpu.device import DeviceCollector
 from exporters.gpu.nvml import Nvml, NvmlUnavailableError
 from exporters.gpu.reading import REASONS
 from tests import fake_nvml
-from tests.exporters.gpu import double
-from tests.exporters.gpu.double import UUIDS, info, names_of_gpu, of_gpu, unsupported, values
-from tests.fake_nvml import Machine
-
-REPOSITORY = Path(__file__).parents[3]
-METRICS = {
-    "nvidia_gpu_info",
-    "nvidia_gpu_up",
-    "nvidia_gpu_utilization_percent",
-    "nvidia_gpu_memory_controller_active_percent",
-    "nvidia_gpu_memory_used_bytes",
-    "nvidia_gpu_memory_total_bytes",
-    "nvidia_gpu_memory_reserved_bytes",
-    "nvidia_gpu_power_watts",
-    "nvidia_gpu_energy_joules_total",
-    "nvidia_gpu_temperature_celsius",
-    "nvidia_gpu_clock_hertz",
-    "nvidia_gpu_throttle_seconds_total",
-    "nvidia_gpu_pcie_transmit_bytes_total",
-    "nvidia_gpu_pcie_receive_bytes_total",
-    "nvidia_gpu_pcie_replays_total",
-    "nvidia_gpu_nvlink_transmit_bytes_total",
-    "nvidia_gpu_nvlink_receive_bytes_total",
-}
+from tests.exporters.gpu.double import (
+    METRICS_OF_THE_DEVICE,
+    UUIDS,
+    info,
+    names_of_gpu,
+    of_gpu,
+    unsupported,
+    values,
+)
+from tests.fake_nvml import Machine, in_process
 
 
 @pytest.fixture
@@ -55,7 +36,7 @@ def test_two_healthy_gpus_give_every_gpu_metric_of_the_catalog(
 
     samples = collector.collect()
 
-    assert names_of_gpu(samples, "0") == names_of_gpu(samples, "1") == METRICS
+    assert names_of_gpu(samples, "0") == names_of_gpu(samples, "1") == METRICS_OF_THE_DEVICE
     assert values(samples, "nvidia_gpu_devices") == {"": 2.0}
     assert values(samples, "nvidia_gpu_up") == {"0": 1.0, "1": 1.0}
     assert values(samples, "nvidia_gpu_utilization_percent") == {"0": 37.0, "1": 37.0}
@@ -123,76 +104,6 @@ def test_mig_switched_on_while_the_service_runs_is_seen(machine: Machine, collec
 
 
 @pytest.mark.parametrize(
-    "error", [pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED, pynvml.NVML_ERROR_UNKNOWN]
-)
-def test_a_gpu_lost_mid_run_keeps_its_identity_and_leaves_the_others_alone(
-    machine: Machine, collector: DeviceCollector, error: int
-) -> None:
-    before = collector.collect()
-
-    machine.set("gpu1.error", error)
-    for _ in range(2):
-        samples = collector.collect()
-
-        assert names_of_gpu(samples, "1") == {"nvidia_gpu_info", "nvidia_gpu_up"}
-        assert values(samples, "nvidia_gpu_up") == {"0": 1.0, "1": 0.0}
-        assert info(samples, "1") == info(before, "1")
-        assert names_of_gpu(samples, "0") == METRICS
-
-
-def test_a_lost_gpu_that_answers_again_is_whole_again(machine: Machine, collector: DeviceCollector) -> None:
-    whole = collector.collect()
-    machine.set("gpu1.error", pynvml.NVML_ERROR_GPU_IS_LOST)
-    collector.collect()
-
-    machine.unset("gpu1.error")
-
-    assert collector.collect() == whole
-
-
-def test_a_gpu_lost_before_the_service_started_does_not_hide_the_others(
-    machine: Machine, collector: DeviceCollector
-) -> None:
-    machine.set("gpu0.error", pynvml.NVML_ERROR_GPU_IS_LOST)
-
-    samples = collector.collect()
-
-    assert names_of_gpu(samples, "0") == set()
-    assert names_of_gpu(samples, "1") == METRICS
-    assert values(samples, "nvidia_gpu_devices") == {"": 2.0}
-
-
-def test_a_gpu_gone_from_the_drivers_count_is_down_though_another_takes_its_index(
-    machine: Machine, collector: DeviceCollector
-) -> None:
-    collector.collect()
-    machine.set("driver", "unloaded")
-    with pytest.raises(NvmlUnavailableError):
-        collector.collect()
-    machine.set("driver", "loaded")
-    machine.set("devices", 1)
-    machine.set("gpu0.uuid", UUIDS[1])
-
-    samples = collector.collect()
-
-    up = {s.labels["uuid"]: s.value for s in samples if s.metric.name == "nvidia_gpu_up"}
-    assert up == {UUIDS[0]: 0.0, UUIDS[1]: 1.0}
-
-
-def test_when_the_count_of_gpus_falls_those_left_are_identified_anew(
-    machine: Machine, collector: DeviceCollector
-) -> None:
-    collector.collect()
-
-    machine.set("devices", 1)
-    machine.set("gpu0.uuid", UUIDS[1])
-    samples = collector.collect()
-
-    up = {s.labels["uuid"]: s.value for s in samples if s.metric.name == "nvidia_gpu_up"}
-    assert up == {UUIDS[0]: 0.0, UUIDS[1]: 1.0}
-
-
-@pytest.mark.parametrize(
     "error",
     [
         pynvml.NVML_ERROR_NOT_SUPPORTED,
@@ -209,39 +120,11 @@ def test_utilization_that_a_gpu_does_not_give_is_absent_and_the_gpu_is_up(
     samples = collector.collect()
 
     missing = {"nvidia_gpu_utilization_percent", "nvidia_gpu_memory_controller_active_percent"}
-    assert names_of_gpu(samples, "0") == METRICS - missing | {"nvidia_gpu_metric_unsupported"}
+    assert names_of_gpu(samples, "0") == METRICS_OF_THE_DEVICE - missing | {"nvidia_gpu_metric_unsupported"}
     assert set(unsupported(samples)) == missing
     assert set(unsupported(samples).values()) == {REASONS.get(error, "failed")}
     assert values(samples, "nvidia_gpu_up") == {"0": 1.0, "1": 1.0}
-    assert names_of_gpu(samples, "1") == METRICS
-
-
-def test_an_unloaded_driver_is_an_error_that_says_what_to_do_until_it_is_back(
-    machine: Machine, collector: DeviceCollector
-) -> None:
-    before = collector.collect()
-
-    machine.set("driver", "unloaded")
-    for _ in range(2):
-        with pytest.raises(NvmlUnavailableError, match="not loaded; load it with `modprobe nvidia`"):
-            collector.collect()
-
-    machine.set("driver", "loaded")
-    assert collector.collect() == before
-
-
-def test_sixty_four_gpus_are_read_in_the_order_of_their_index(
-    machine: Machine, collector: DeviceCollector
-) -> None:
-    machine.set("devices", 64)
-
-    samples = collector.collect()
-
-    infos = [sample.labels for sample in samples if sample.metric.name == "nvidia_gpu_info"]
-    assert [(labels["gpu"], labels["uuid"]) for labels in infos] == [
-        (str(index), uuid) for index, uuid in enumerate(UUIDS)
-    ]
-    assert len(samples) == 1 + 64 * len(of_gpu(samples, "0"))
+    assert names_of_gpu(samples, "1") == METRICS_OF_THE_DEVICE
 
 
 def test_a_name_beyond_ascii_survives_and_one_that_is_no_utf8_does_no_harm(
@@ -254,17 +137,7 @@ def test_a_name_beyond_ascii_survives_and_one_that_is_no_utf8_does_no_harm(
 
     assert info(samples, "0")["name"] == "NVIDIA H100 試作 Ω"
     assert info(samples, "1")["name"] == "Qu\N{REPLACEMENT CHARACTER}bec"
-    assert names_of_gpu(samples, "1") == METRICS
-
-
-def test_a_node_with_a_driver_and_no_gpu_says_zero_devices(
-    machine: Machine, collector: DeviceCollector
-) -> None:
-    machine.set("devices", 0)
-
-    assert [(sample.metric.name, sample.value) for sample in collector.collect()] == [
-        ("nvidia_gpu_devices", 0.0)
-    ]
+    assert names_of_gpu(samples, "1") == METRICS_OF_THE_DEVICE
 
 
 def test_power_is_the_average_where_a_gpu_tells_no_other(
@@ -296,10 +169,10 @@ def test_a_driver_without_field_values_gives_all_the_rest(
     tmp_path: Path,
 ) -> None:
     old = fake_nvml.build(tmp_path, without=["nvmlDeviceGetFieldValues"])
-    with double.machine(old, tmp_path / "control"):
+    with in_process.machine(old, tmp_path / "control"):
         samples = DeviceCollector(Nvml()).collect()
 
-    assert names_of_gpu(samples, "0") == METRICS - {
+    assert names_of_gpu(samples, "0") == METRICS_OF_THE_DEVICE - {
         "nvidia_gpu_energy_joules_total",
         "nvidia_gpu_throttle_seconds_total",
         "nvidia_gpu_pcie_transmit_bytes_total",
@@ -366,16 +239,6 @@ def test_what_holds_the_clocks_down_is_told_of_the_last_round_only(
     assert held() == set()
 
 
-def test_a_gpu_that_is_added_is_read_from_then_on(machine: Machine, collector: DeviceCollector) -> None:
-    collector.collect()
-
-    machine.set("devices", 3)
-
-    samples = collector.collect()
-    assert values(samples, "nvidia_gpu_up") == {"0": 1.0, "1": 1.0, "2": 1.0}
-    assert values(samples, "nvidia_gpu_devices") == {"": 3.0}
-
-
 def test_a_value_that_is_no_number_is_not_published(machine: Machine, collector: DeviceCollector) -> None:
     machine.update({"gpu0.field.186.type": 0, "gpu0.field.186": "nan"})
     machine.update({"gpu0.field.83.type": 0, "gpu0.field.83": "inf"})
@@ -390,99 +253,7 @@ def test_a_value_that_is_no_number_is_not_published(machine: Machine, collector:
     }
 
 
-def test_a_gpu_without_memory_of_its_own_is_not_lost_when_one_call_fails(
-    machine: Machine, collector: DeviceCollector
-) -> None:
-    machine.set("gpu0.error.nvmlDeviceGetMemoryInfo_v2", pynvml.NVML_ERROR_NOT_SUPPORTED)
-    machine.set("gpu0.error.nvmlDeviceGetUtilizationRates", pynvml.NVML_ERROR_UNKNOWN)
-
-    assert values(collector.collect(), "nvidia_gpu_up") == {"0": 1, "1": 1}
-
-
-def test_a_divided_gpu_is_not_lost_when_one_call_fails(machine: Machine, collector: DeviceCollector) -> None:
-    """It never tells its utilization."""
-    machine.update({"gpu0.mig_mode": 1, "gpu0.error.nvmlDeviceGetMemoryInfo_v2": pynvml.NVML_ERROR_UNKNOWN})
-
-    assert values(collector.collect(), "nvidia_gpu_up") == {"0": 1, "1": 1}
-
-
-def test_a_bus_address_that_is_no_text_hides_no_gpu(machine: Machine, collector: DeviceCollector) -> None:
-    machine.set("gpu0.pci_bus_id", b"0000:\xff:00.0")
-
-    samples = collector.collect()
-
-    assert info(samples, "0")["pci_bus_id"] == "0000:\N{REPLACEMENT CHARACTER}:00.0"
-    assert values(samples, "nvidia_gpu_up") == {"0": 1, "1": 1}
-
-
-def test_a_session_that_ended_without_a_word_is_opened_anew(
-    machine: Machine, collector: DeviceCollector
-) -> None:
-    whole = collector.collect()
-    double.nvml.nvmlShutdown()
-
-    with pytest.raises(NvmlUnavailableError):
-        collector.collect()
-    assert collector.collect() == whole
-
-
 def test_a_struct_of_another_version_is_the_drivers_age(machine: Machine, collector: DeviceCollector) -> None:
     machine.set("error.nvmlDeviceGetMemoryInfo_v2", pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH)
 
     assert unsupported(collector.collect())["nvidia_gpu_memory_used_bytes"] == "function_not_found"
-
-
-def collect_in_a_fresh_process(**environment: str) -> str:
-    program = (
-        "from exporters.gpu.device import DeviceCollector\n"
-        "from exporters.gpu.nvml import Nvml\n"
-        "try:\n"
-        "    samples = DeviceCollector(Nvml()).collect()\n"
-        "    print([each.labels['name'] for each in samples if each.metric.name == 'nvidia_gpu_info'])\n"
-        "except Exception as error:\n"
-        "    print(type(error).__name__, error)\n"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, **environment},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return finished.stdout.strip()
-
-
-def test_the_double_takes_the_place_of_the_library_by_its_name(library: Path, tmp_path: Path) -> None:
-    machine = Machine(tmp_path / "control")
-    machine.set("devices", 3)
-
-    output = collect_in_a_fresh_process(
-        LD_LIBRARY_PATH=str(library.parent), **{fake_nvml.CONTROL_VARIABLE: str(machine.control)}
-    )
-
-    assert output == str(["NVIDIA H100 80GB HBM3"] * 3)
-
-
-@pytest.mark.skipif(ctypes.util.find_library("nvidia-ml") is not None, reason="this machine has a driver")
-def test_without_a_driver_the_error_says_so_and_what_to_do() -> None:
-    output = collect_in_a_fresh_process()
-
-    assert output.startswith("NvmlUnavailableError no NVIDIA driver here: libnvidia-ml.so.1 is not found; ")
-    assert "install the driver" in output
-
-
-def test_the_runner_turns_a_missing_driver_into_success_zero_and_no_gpu_series(
-    machine: Machine, collector: DeviceCollector
-) -> None:
-    machine.set("driver", "unloaded")
-    runner = Runner(collector)
-
-    runner.run_once()
-    assert values(runner.samples(), "trainvitals_collector_success") == {"": 0.0}
-    assert not [sample for sample in runner.samples() if sample.metric.name.startswith("nvidia_")]
-
-    machine.set("driver", "loaded")
-    runner.run_once()
-    assert values(runner.samples(), "trainvitals_collector_success") == {"": 1.0}
-    assert values(runner.samples(), "nvidia_gpu_up") == {"0": 1.0, "1": 1.0}

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import ctypes.util
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pynvml
 import pytest
 
+from exporters.collector import Runner
 from exporters.gpu.device import DeviceCollector
 from exporters.gpu.health import HealthCollector
 from exporters.gpu.nvml import Nvml, NvmlUnavailableError
-from exporters.gpu.reading import Unwrapped
-from tests.exporters.gpu.double import Clock
+from tests import fake_nvml
+from tests.exporters.gpu.double import Clock, values
 from tests.fake_nvml import Machine
 from tests.trainer_hooks.processes import wait_until
 
+REPOSITORY = Path(__file__).parents[3]
 library: Any = pynvml
+
+
+@pytest.fixture
+def collector(nvml: Nvml) -> DeviceCollector:
+    return DeviceCollector(nvml)
 
 
 def session_is_open() -> bool:
@@ -218,17 +230,81 @@ def test_a_session_that_ends_as_it_is_opened_leaves_no_hold_on_the_driver(
     assert not session_is_open()
 
 
-def test_wraps_of_counters_are_told_from_resets() -> None:
-    counter = Unwrapped()
-    top = 1 << 32
+def test_an_unloaded_driver_is_an_error_that_says_what_to_do_until_it_is_back(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    before = collector.collect()
 
-    assert counter.take("a", 10, 32, 1) == 10
-    assert counter.take("a", top - 1, 32, 1) == top - 1
-    assert counter.take("a", 5, 32, 1) == top + 5
-    assert counter.take("a", top - 2, 32, 1) == 2 * top - 2
-    assert counter.take("a", 0, 32, 1) == 2 * top
-    assert counter.take("a", 1000, 32, 2) == 2 * top + 1000, "another session, the same driver"
-    assert counter.take("a", 999, 32, 2) == 999, "a fall by little is a reset"
-    assert counter.take("b", 7, 64, 2) == 7
-    assert counter.take("a", top - 1, 32, 2) == top - 1
-    assert counter.take("a", 5, 32, 3) == 5, "a fall over a gap is a reset"
+    machine.set("driver", "unloaded")
+    for _ in range(2):
+        with pytest.raises(NvmlUnavailableError, match="not loaded; load it with `modprobe nvidia`"):
+            collector.collect()
+
+    machine.set("driver", "loaded")
+    assert collector.collect() == before
+
+
+def test_a_session_that_ended_without_a_word_is_opened_anew(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    whole = collector.collect()
+    library.nvmlShutdown()
+
+    with pytest.raises(NvmlUnavailableError):
+        collector.collect()
+    assert collector.collect() == whole
+
+
+def collect_in_a_fresh_process(**environment: str) -> str:
+    program = (
+        "from exporters.gpu.device import DeviceCollector\n"
+        "from exporters.gpu.nvml import Nvml\n"
+        "try:\n"
+        "    samples = DeviceCollector(Nvml()).collect()\n"
+        "    print([each.labels['name'] for each in samples if each.metric.name == 'nvidia_gpu_info'])\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return finished.stdout.strip()
+
+
+def test_the_double_takes_the_place_of_the_library_by_its_name(tmp_path: Path) -> None:
+    fake_nvml.build(tmp_path)
+    machine = Machine(tmp_path / "control")
+    machine.set("devices", 3)
+
+    output = collect_in_a_fresh_process(**fake_nvml.environment(machine.control))
+
+    assert output == str(["NVIDIA H100 80GB HBM3"] * 3)
+
+
+@pytest.mark.skipif(ctypes.util.find_library("nvidia-ml") is not None, reason="this machine has a driver")
+def test_without_a_driver_the_error_says_so_and_what_to_do() -> None:
+    output = collect_in_a_fresh_process()
+
+    assert output.startswith("NvmlUnavailableError no NVIDIA driver here: libnvidia-ml.so.1 is not found; ")
+    assert "install the driver" in output
+
+
+def test_the_runner_turns_a_missing_driver_into_success_zero_and_no_gpu_series(
+    machine: Machine, collector: DeviceCollector
+) -> None:
+    machine.set("driver", "unloaded")
+    runner = Runner(collector)
+
+    runner.run_once()
+    assert values(runner.samples(), "trainvitals_collector_success") == {"": 0.0}
+    assert not [sample for sample in runner.samples() if sample.metric.name.startswith("nvidia_")]
+
+    machine.set("driver", "loaded")
+    runner.run_once()
+    assert values(runner.samples(), "trainvitals_collector_success") == {"": 1.0}
+    assert values(runner.samples(), "nvidia_gpu_up") == {"0": 1.0, "1": 1.0}

@@ -12,9 +12,8 @@ from exporters.gpu.nvml import Nvml
 from exporters.gpu.processes import ProcessCollector
 from exporters.runs import RankProcess
 from tests import fake_nvml
-from tests.exporters.gpu import double
 from tests.exporters.gpu.double import FIRST_PID_NAMESPACE, UUIDS, Clock, of_gpu, unsupported, values
-from tests.fake_nvml import Calls, Machine
+from tests.fake_nvml import Calls, Machine, in_process
 
 MEMORY = "nvidia_gpu_process_memory_bytes"
 OTHER_NAMESPACE = FIRST_PID_NAMESPACE + 1
@@ -302,7 +301,7 @@ def test_processes_that_may_not_be_listed_are_absent_with_the_reason_and_the_joi
 
 def test_an_older_driver_lists_processes_by_the_older_call(tmp_path: Path, clock: Clock) -> None:
     old = fake_nvml.build(tmp_path, without=["nvmlDeviceGetComputeRunningProcesses_v3"])
-    with double.machine(old, tmp_path / "control") as machine:
+    with in_process.machine(old, tmp_path / "control") as machine:
         machine.set("gpu1.processes", "100:5000")
         node = Node(Nvml(), clock)
 

@@ -10,9 +10,8 @@ from exporters.gpu import last_window
 from exporters.gpu.nvml import Nvml, NvmlUnavailableError
 from exporters.gpu.profile import ProfileCollector
 from tests import fake_nvml
-from tests.exporters.gpu import double
 from tests.exporters.gpu.double import NOT_PRIVILEGED, Clock, names_of_gpu, of_gpu, shown, unsupported, values
-from tests.fake_nvml import Calls, Machine
+from tests.fake_nvml import Calls, Machine, in_process
 
 SM = "nvidia_gpu_sm_active_seconds_total"
 TENSOR = "nvidia_gpu_tensor_active_seconds_total"
@@ -160,7 +159,7 @@ def test_a_gpu_before_hopper_says_that_it_has_none(machine: Machine, collector: 
 def test_a_driver_older_than_gpm_says_so(tmp_path: Path) -> None:
     functions = ["QueryDeviceSupport", "SampleAlloc", "SampleFree", "SampleGet", "MigSampleGet", "MetricsGet"]
     old = fake_nvml.build(tmp_path, without=[f"nvmlGpm{name}" for name in functions])
-    with double.machine(old, tmp_path / "control"):
+    with in_process.machine(old, tmp_path / "control"):
         samples = ProfileCollector(Nvml()).collect()
 
     assert unsupported(samples) == dict.fromkeys(METRICS, "function_not_found")

@@ -15,9 +15,8 @@ from exporters.gpu.device import DeviceCollector
 from exporters.gpu.nvml import Nvml, NvmlUnavailableError
 from exporters.gpu.xid import MOST_NUMBERS, XidCollector, xid_class
 from tests import fake_nvml
-from tests.exporters.gpu import double
 from tests.exporters.gpu.double import UUIDS, of_gpu, unsupported, values
-from tests.fake_nvml import Calls, Machine
+from tests.fake_nvml import Calls, Machine, in_process
 from tests.trainer_hooks.processes import wait_until
 
 TOTAL, LAST = "nvidia_gpu_xid_errors_total", "nvidia_gpu_xid_last_timestamp_seconds"
@@ -186,7 +185,7 @@ def test_a_gpu_that_reports_no_events_says_why_where_there_is_no_kernel_log(
 
 def test_a_driver_without_events_says_so(tmp_path: Path) -> None:
     old = fake_nvml.build(tmp_path, without=["nvmlEventSetCreate"])
-    with double.machine(old, tmp_path / "control"):
+    with in_process.machine(old, tmp_path / "control"):
         samples = XidCollector(Nvml(), kernel_log=NO_LOG).collect()
 
     assert unsupported(samples) == unsupported(samples, "1") == {TOTAL: "function_not_found"}
