@@ -59,7 +59,7 @@ class Received(BaseModel):
 
 
 class GpuList(BaseModel):
-    """The GPUs, and which collectors give nothing at present, each with the reason."""
+    """The GPUs, and why something of them is missing at present: `gpu, gpu_mig: the driver is not loaded`."""
 
     gpus: list[GpuStatus]
     problems: list[str]
@@ -207,8 +207,11 @@ def _gpus(gpus: Gpus, runners: Sequence[Runner], writes: Sequence[params.Depends
     @router.get("/gpus")
     def statuses() -> GpuList:
         """Every GPU of this node, the means of the last window, and the ranks that train on it."""
-        of_gpus = [runner for runner in runners if runner.collector in gpus.collectors]
-        problems = [f"{each.collector.name}: {each.error}" for each in of_gpus if each.ready and each.error]
+        failing: dict[str, list[str]] = {}
+        for runner in runners:
+            if runner.collector in gpus.collectors and runner.ready and runner.error:
+                failing.setdefault(runner.error, []).append(runner.collector.name)
+        problems = [f"{', '.join(names)}: {error}" for error, names in failing.items()]
         return GpuList(gpus=gpu_statuses(exposition.gather(runners)), problems=problems)
 
     @router.post("/gpus/release", dependencies=writes, responses={403: {}, 409: {}, 415: {}})

@@ -37,6 +37,7 @@ POWER_LIMIT_WATTS = 700.0
 IDLE_WATTS = 75.0
 ROOM_CELSIUS = 30.0
 CELSIUS_A_WATT = 0.055
+WARM_CELSIUS = ROOM_CELSIUS + CELSIUS_A_WATT * 0.9 * POWER_LIMIT_WATTS  # it has worked before the first look
 WARMING_SECONDS = 25.0  # the time constant
 SLOWDOWN_CELSIUS, SHUTDOWN_CELSIUS = 87.0, 92.0
 SM_HERTZ, MEMORY_HERTZ = 1980e6, 2619e6
@@ -147,7 +148,7 @@ class _Gpu:
         self._scenario = simulation.scenario
         self._is_last = index == simulation.count - 1
         self._load = 0.0
-        self._celsius = ROOM_CELSIUS
+        self._celsius = WARM_CELSIUS
         self._watts = IDLE_WATTS
         self._clock_ratio = 1.0
         self._memory_used_bytes = float(WEIGHTS_AND_OPTIMIZER_BYTES)

@@ -567,7 +567,7 @@ def test_nvml_is_released_for_a_reload_of_the_driver_and_taken_up_again(machine:
     answer = node.client.get("/api/v1/gpus").json()
     released = "NVML is released; it is taken up again by itself"
     assert answer["gpus"] == []
-    assert answer["problems"] == [f"{each.collector.name}: {released}" for each in node.runners]
+    assert answer["problems"] == [f"{', '.join(each.collector.name for each in node.runners)}: {released}"]
     assert node.client.delete("/api/v1/gpus/release").json() == {"closed": True, "seconds_left": 0.0}
     assert node.look() == [None] * len(node.runners)
     assert len(node.client.get("/api/v1/gpus").json()["gpus"]) == 2

@@ -97,6 +97,15 @@ def test_no_counter_falls_in_any_scenario() -> None:
                     before[key] = sample.value
 
 
+def test_a_busy_gpu_is_warm_from_the_first_look_on() -> None:
+    first, later = Node(1).after(0), Node(1).after(120)
+
+    sensors = [
+        values(of_gpu(each, "0"), "nvidia_gpu_temperature_celsius", "sensor") for each in (first, later)
+    ]
+    assert sensors[0]["gpu"] == pytest.approx(sensors[1]["gpu"], abs=6)
+
+
 def test_power_clocks_activity_and_temperature_move_together() -> None:
     """Energy is power over time, activity its counter's rate, and a pause cools."""
     node = Node(1)
