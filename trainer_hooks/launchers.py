@@ -97,6 +97,27 @@ def launch_id(environment: Mapping[str, str] = os.environ) -> str | None:
     return environment.get("PMIX_NAMESPACE") or None
 
 
+def deadline(environment: Mapping[str, str] = os.environ) -> float | None:
+    """The end of the time this training was given, in unix seconds; None where nobody tells.
+
+    TRAINVITALS_DEADLINE, unix seconds or ISO 8601 with its zone, else that of the Slurm job.
+    """
+    told = environment.get("TRAINVITALS_DEADLINE") or environment.get("SLURM_JOB_END_TIME")
+    if not told:
+        return None
+    try:
+        return float(told)
+    except ValueError:
+        pass
+    try:
+        from datetime import datetime  # seldom needed
+
+        moment = datetime.fromisoformat(told.replace("Z", "+00:00"))
+    except (ImportError, ValueError):
+        return None
+    return moment.timestamp() if moment.tzinfo else None
+
+
 def _command() -> str:
     """The command line as all ranks of a node have it."""
     script, *arguments = getattr(sys, "argv", None) or [""]

@@ -29,7 +29,7 @@ from time import monotonic_ns
 from types import TracebackType
 from typing import Any, TypeVar
 
-from trainer_hooks import device, directory, exceptions, identity, readback, recording
+from trainer_hooks import device, directory, exceptions, identity, launchers, readback, recording
 from trainer_hooks.arrivals import Arrivals
 from trainer_hooks.checkpoint_size import CheckpointSize
 from trainer_hooks.contexts import PhaseContext, StepContext
@@ -165,7 +165,9 @@ class Monitor(Totals):
                 return
             _heed_compilation()
             who = identity.identify(run=run, name=name, rank=rank, world_size=world_size)
-            facts = _printable({**(info or {}), "loss_kind": loss_kind or ""})
+            facts = _printable(
+                {"deadline": _moment(launchers.deadline()), **(info or {}), "loss_kind": loss_kind or ""}
+            )
             self._open(who, directory, facts, start_ns, began)
             _current, _has_recorded = self, True
         except Exception as error:
@@ -443,12 +445,16 @@ class Monitor(Totals):
         self._count("steps_skipped")
 
     @_guarded
-    def expect(self, *, steps: int | None = None, epochs: float | None = None) -> None:
-        """How many optimizer steps and epochs the run is to make in all."""
+    def expect(
+        self, *, steps: int | None = None, epochs: float | None = None, deadline: float | None = None
+    ) -> None:
+        """How many optimizer steps and epochs the run is to make in all, and by when (unix seconds)."""
         if steps is not None and steps > 0 and isfinite(steps):
             self._unsigned[SLOT["steps_expected"]] = int(steps)
         if epochs is not None and epochs > 0 and isfinite(epochs):
             self._doubles[SLOT["epochs_expected"]] = epochs
+        if deadline is not None:
+            self.describe(deadline=_moment(deadline))
 
     @_guarded
     def resume(self, step: int) -> None:
@@ -889,6 +895,10 @@ def _sentence(error: Exception) -> str:
             f"{type(error).__name__}: {os.strerror(error.errno)}; TRAINVITALS_DIR chooses another directory"
         )
     return type(error).__name__
+
+
+def _moment(unix_seconds: float | None) -> str:
+    return f"{unix_seconds:.0f}" if unix_seconds is not None and isfinite(unix_seconds) else ""
 
 
 def _printable(info: Mapping[str, str]) -> dict[str, str]:

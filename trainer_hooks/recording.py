@@ -13,7 +13,8 @@ A rank of a run writes two files into `<directory>/<run>/<node>/`, where N count
 
 The header's crc32 covers the struct, the crc taken as 0, and the JSON. Slots and fields are found by the
 names in the JSON, so a reader takes from an older or newer minor version what it knows and leaves out the
-rest; another major version is another layout. A double that is NaN is unknown.
+rest, also of a field that is longer; another major version is another layout. A double that is NaN is
+unknown.
 
 *Phases.* The active phase and its start are one word, `ns & ~15 | code`. `phase_ns` holds what each phase
 took up to its last end. The active one took `now - start of the recording - all others' phase_ns`: whatever
@@ -42,6 +43,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import math
 import mmap
@@ -685,9 +687,12 @@ class RecordingReader:
             content = json.loads(description)
             self.static = _static(content["static"])
             self._live_slots = _described(content["live"], LIVE_SLOTS, needed=("phase_word", "records"))
-            self._record_fields = _described(content["record"], RECORD_FIELDS, needed=())
+            record_fields = _described(content["record"], RECORD_FIELDS, needed=())
             self._live_struct = struct.Struct(_layout(self._live_slots))
-            self._body_struct = struct.Struct(_layout(self._record_fields))
+            self._body_struct = struct.Struct(_layout(record_fields))
+            self._places = _places_in_record(record_fields)
+            self._of_this_boot = self.static.boot_id == boot_id()
+            self._of_this_namespace = self.static.pid_namespace == pid_namespace()
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
             raise self._error("corrupt", f"the header's description makes no sense ({error})") from None
         self._live_offset, self._ring_offset = live_at, ring_at
@@ -745,19 +750,19 @@ class RecordingReader:
             content = body[start + 8 : end - 16]
             if zlib.crc32(content) != int.from_bytes(body[end - 16 : end - 12], _BYTE_ORDER):
                 continue
-            values = self._body_struct.unpack(content)
-            named = _by_name(self._record_fields, values, StepRecord._fields, unknown=math.nan)
-            yield StepRecord(**{**_EMPTY_RECORD, **named})
+            values: tuple[Any, ...] = (*self._body_struct.unpack(content), *_EMPTY_RECORD)
+            record = StepRecord._make([values[place] for place in self._places])
+            if len(record.phase_ns) != len(PHASES):
+                record = record._replace(phase_ns=_fitted(record.phase_ns, len(PHASES), 0))
+            yield record
 
     def alive(self) -> bool:
         """Whether the writing process lives: it holds the lock, in this boot, and is not known to be gone."""
-        if self.static.boot_id != boot_id():
+        if not self._of_this_boot:
             return False
-        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        answer = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, query))
-        if answer[0] == fcntl.F_UNLCK:
+        if not _lock_is_held(self._fd):
             return False
-        if self.static.pid_namespace != pid_namespace():
+        if not self._of_this_namespace:
             return True
         try:
             return _start_ticks(self.static.pid) == self.static.process_start_ticks
@@ -785,12 +790,12 @@ class RecordingReader:
 
 
 _BYTE_ORDER: Literal["little", "big"] = "little" if NUMBER.pack(1)[0] else "big"
-_EMPTY_RECORD: dict[str, Any] = {
-    slot.name: ((0,) * slot.length if slot.length > 1 else 0) if slot.code == "Q" else math.nan
-    for slot in RECORD_FIELDS
-}
+_EMPTY_RECORD: tuple[Any, ...] = tuple(
+    ((0,) * slot.length if slot.length > 1 else 0) if slot.code == "Q" else math.nan for slot in RECORD_FIELDS
+)
 
 
+_LENGTHS = {slot.name: slot.length for slot in LIVE_SLOTS}
 _TYPES: dict[str, type] = {"str": str, "int": int, "Mapping[str, str]": Mapping}
 
 
@@ -812,6 +817,8 @@ def _static(described: Mapping[str, Any]) -> Static:
 def _described(described: Any, known: Sequence[_Slot], needed: Sequence[str]) -> tuple[_Slot, ...]:
     """The slots out of a header. Raises ValueError where one that is known has changed its kind."""
     slots = tuple(_Slot(*slot) for slot in described)
+    if slots == known:
+        return tuple(known)  # the same for every recording
     kinds = {slot.name: (slot.code, slot.length > 1) for slot in known}
     for name, code, length in slots:
         if not isinstance(name, str) or code not in ("Q", "d") or type(length) is not int or length < 1:
@@ -824,10 +831,25 @@ def _described(described: Any, known: Sequence[_Slot], needed: Sequence[str]) ->
     return slots
 
 
+def _places_in_record(described: Sequence[_Slot]) -> tuple[int | slice, ...]:
+    """Where each field of a StepRecord is among the values of a record followed by those of an empty one."""
+    positions = _positions(described)
+    lengths = {slot.name: slot.length for slot in described}
+    behind = sum(lengths.values())
+    places: list[int | slice] = []
+    for index, slot in enumerate(RECORD_FIELDS):
+        at = positions.get(slot.name)
+        if at is None:
+            places.append(behind + index)
+        else:
+            places.append(slice(at, at + lengths[slot.name]) if slot.length > 1 else at)
+    return tuple(places)
+
+
 def _by_name(
     slots: Sequence[_Slot], values: Sequence[float], names: Sequence[str], unknown: float | None
 ) -> dict[str, Any]:
-    """The values by slot name, tuples where a slot is many; a NaN becomes `unknown`."""
+    """The values by slot name, tuples of the known length where a slot is many; a NaN becomes `unknown`."""
     cleaned = [unknown if value != value else value for value in values]
     named: dict[str, Any] = {}
     position = 0
@@ -836,7 +858,17 @@ def _by_name(
         position += slot.length
         if slot.name in names:
             named[slot.name] = tuple(part) if slot.length > 1 else part[0]
+            if slot.length != _LENGTHS[slot.name]:
+                named[slot.name] = _fitted(part, _LENGTHS[slot.name], 0 if slot.code == "Q" else unknown)
     return named
+
+
+def _fitted(values: Sequence[Any], length: int, unknown: float | None) -> tuple[Any, ...]:
+    """As many values as this version knows; counts beyond go to the last, phase `other` or bucket +Inf."""
+    kept = [*values[:length], *(unknown,) * (length - len(values))]
+    if unknown == 0:
+        kept[-1] += sum(values[length:])
+    return tuple(kept)
 
 
 def _open_for_reading(path: Path) -> int:
@@ -852,32 +884,61 @@ def _open_for_reading(path: Path) -> int:
     return fd
 
 
+def is_locked(path: Path) -> bool:
+    """Whether anybody holds the lock of a recording, without which it is over; False if it is unreadable."""
+    try:
+        fd = _open_for_reading(path)
+    except RecordingError:
+        return False
+    try:
+        return _lock_is_held(fd)
+    finally:
+        os.close(fd)
+
+
+def _lock_is_held(fd: int) -> bool:
+    query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    return bool(_FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query))[0] != fcntl.F_UNLCK)
+
+
 def find(directory: Path) -> Iterator[Path]:
     """The `.steps` files below a recordings directory; none when it is absent or closed to us."""
     for folder in _folders(directory):
         for node_folder in _folders(folder):
             with contextlib.suppress(OSError):
-                yield from sorted(path for path in node_folder.iterdir() if STEPS_NAME.fullmatch(path.name))
+                with os.scandir(node_folder) as entries:
+                    found = sorted(entry.path for entry in entries if STEPS_NAME.fullmatch(entry.name))
+                yield from map(_path, found)
 
 
 def _folders(parent: Path) -> list[Path]:
     try:
         with os.scandir(parent) as entries:
-            return sorted(
-                Path(entry.path)
+            found = sorted(
+                entry.path
                 for entry in entries
                 if NAME_PATTERN.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
             )
     except OSError:
         return []
+    return list(map(_path, found))
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def _path(text: str) -> Path:
+    """One object for a file: that of every look is taken apart and hashed once."""
+    return Path(text)
 
 
 class EventReader:
-    """Reads the lines of an events file as they come. A line that is no JSON object is passed over."""
+    """Reads the lines of an events file as they come. A line that is no JSON object is passed over.
 
-    def __init__(self, steps_path: Path) -> None:
+    `offset` is how many bytes of it were read, and may be where somebody else had come to.
+    """
+
+    def __init__(self, steps_path: Path, offset: int = 0) -> None:
         self._path = steps_path.with_suffix(".events.jsonl")
-        self._offset = 0
+        self.offset = offset
 
     def new(self) -> list[dict[str, object]]:
         """The whole lines that were added since the last call; none when the file is absent."""
@@ -886,11 +947,11 @@ class EventReader:
         except RecordingError:
             return []
         try:
-            raw = os.pread(fd, MAX_EVENTS_BYTES, self._offset)
+            raw = os.pread(fd, MAX_EVENTS_BYTES, self.offset)
         finally:
             os.close(fd)
         whole = raw[: raw.rfind(b"\n") + 1]
-        self._offset += len(whole)
+        self.offset += len(whole)
         events = []
         for line in whole.splitlines():
             with contextlib.suppress(ValueError, RecursionError):

@@ -180,3 +180,22 @@ def test_torch_distributed_where_it_is_initialised_knows_better_than_the_environ
     """
     numbers = [(who[2], who[4]) for who in ended(script, tmp_path)[0]]
     assert numbers == [(5, 8), (5, 8), (0, 1), (3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("told", "deadline"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_END_TIME": "1795659374"}, 1795659374.0),
+        ({"SLURM_JOB_END_TIME": "1795659374", "TRAINVITALS_DEADLINE": "1795650000"}, 1795650000.0),
+        ({"TRAINVITALS_DEADLINE": "2026-11-26T02:16:14Z"}, 1795659374.0),
+        ({"TRAINVITALS_DEADLINE": "2026-11-26T03:16:14+01:00"}, 1795659374.0),
+        ({"TRAINVITALS_DEADLINE": "2026-11-26T02:16:14"}, None),  # nobody knows of which zone
+        ({"TRAINVITALS_DEADLINE": "tomorrow"}, None),
+        ({"SLURM_JOB_END_TIME": "UNLIMITED"}, None),
+    ],
+)
+def test_the_end_of_the_time_is_told_by_the_user_or_by_slurm(
+    told: dict[str, str], deadline: float | None
+) -> None:
+    assert launchers.deadline(told) == deadline

@@ -225,6 +225,29 @@ def test_a_resumed_run_continues_the_step_number(monitor: Monitor, tmp_path: Pat
     assert seen.of("resume")[0]["step"] == 40
 
 
+@pytest.mark.parametrize("deadline", [math.nan, math.inf, cast(Any, "soon")])
+def test_a_deadline_that_is_no_time_harms_nobody(monitor: Monitor, tmp_path: Path, deadline: float) -> None:
+    monitor.expect(steps=3, deadline=deadline)
+
+    assert only(tmp_path).live.steps_expected == 3
+    assert not [event for event in only(tmp_path).events if "deadline" in event]
+
+
+def test_a_deadline_is_a_fact_of_the_run(monitor: Monitor, tmp_path: Path) -> None:
+    monitor.expect(deadline=1795659374.6)
+
+    assert [event["deadline"] for event in only(tmp_path).events if "deadline" in event] == ["1795659375"]
+
+
+def test_the_time_of_a_slurm_job_is_known_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1795659374")
+
+    with Monitor(run="a-run", rank=0, world_size=1, directory=tmp_path):
+        assert only(tmp_path).static.info["deadline"] == "1795659374"
+
+
 def test_what_is_expected_is_recorded(monitor: Monitor, tmp_path: Path) -> None:
     monitor.expect(steps=500, epochs=2.5)
     monitor.expect(steps=cast(Any, math.inf), epochs=-1.0)

@@ -472,3 +472,13 @@ def test_an_event_is_one_line_of_ascii(
     assert raw.count(b"\n") == 1
     assert json.loads(raw)["step"] == 1
     recorder.close(recording.FINISHED, 1)
+
+
+def test_who_holds_the_lock_of_a_recording_is_seen_without_reading_it(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, static(), ring_capacity=4)
+    assert recorder.path is not None
+
+    assert recording.is_locked(recorder.path)
+    recorder.close(recording.FINISHED, 1)
+    assert not recording.is_locked(recorder.path)
+    assert not recording.is_locked(tmp_path / "absent")
