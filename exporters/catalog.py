@@ -108,6 +108,12 @@ TRAINING_ETA_SECONDS = _run(
     "Seconds to the end at the pace of the last 15 minutes, evaluation and checkpoints included.",
     unit="seconds",
 )
+TRAINING_DEADLINE_TIMESTAMP_SECONDS = _run(
+    "training_deadline_timestamp_seconds",
+    "gauge",
+    "Unix time at which the time the run was given ends: of its Slurm job, or as it was told.",
+    unit="seconds",
+)
 TRAINING_LOSS = _run(
     "training_loss", "gauge", "Loss of the last optimizer step, token-weighted over its micro-batches."
 )
@@ -709,6 +715,24 @@ RUNS_PUBLISHED = _service(
     "gauge",
     "Runs on this node by what is published of them: full, lifecycle (ended or beyond 50), hidden.",
     "detail",
+)
+HISTORY_STEPS_TOTAL = _service(
+    "trainvitals_history_steps_total",
+    "counter",
+    "Step records that this service has written into its history.",
+)
+HISTORY_LOST_STEPS_TOTAL = _service(
+    "trainvitals_history_lost_steps_total",
+    "counter",
+    "Step records that were overwritten in their recordings before they could be written into the history.",
+)
+HISTORY_FAILING_RECORDINGS = _service(
+    "trainvitals_history_failing_recordings",
+    "gauge",
+    "Recordings that could not be written into the history at the last try.",
+)
+HISTORY_SIZE_BYTES = _service(
+    "trainvitals_history_size_bytes", "gauge", "Size of the history's database.", unit="bytes"
 )
 WALLCLOCK_SECONDS = _service(
     "trainvitals_wallclock_seconds",

@@ -183,6 +183,15 @@ class Runner:
         self._logged_error = error
 
 
+def problems(runners: Iterable[Runner]) -> list[str]:
+    """What gives nothing at present, and why: `gpu, gpu_mig: the driver is not loaded`."""
+    failing: dict[str, list[str]] = {}
+    for runner in runners:
+        if runner.ready and runner.error:
+            failing.setdefault(runner.error, []).append(runner.collector.name)
+    return [f"{', '.join(names)}: {error}" for error, names in failing.items()]
+
+
 def stop_all(runners: Sequence[Runner], timeout_seconds: float = 2.0) -> None:
     """Stop them at once, so that several which hang take no longer than one."""
     for runner in runners:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from trainer_hooks.recording import StepRecord
@@ -14,6 +15,7 @@ PERPLEXITY_STEPS = 20
 PACE_SECONDS = 15 * 60
 THROUGHPUT_SECONDS = 60
 _KEPT_EVERY_NS = 1_000_000_000
+_PARTS = 5
 
 
 class Totals(NamedTuple):
@@ -36,20 +38,18 @@ class StepWindow:
     def add(self, records: Iterable[StepRecord], *, complete: bool = True) -> None:
         """Take newer records; `complete` says that none is missing between those before and these."""
         for record in records:
-            totals = Totals(
-                record.time_ns, record.step, record.tokens_all, record.loss_tokens, record.loss_token_sum
-            )
-            if not self._last:
+            if complete and not self._last:
                 # Measured from the start of the first step, not of the process; where the totals up to then
                 # are lost, from the end of the oldest that is left.
-                began = Totals(record.time_ns - record.duration_ns, record.step - 1, 0, 0, 0.0)
-                self._kept.append(began if complete else totals)
-                self._last.append(self._kept[0])
-                if not complete:
-                    continue
-            self._last.append(totals)
-            if totals.time_ns - self._kept[-1].time_ns >= _KEPT_EVERY_NS:
-                self._kept.append(totals)
+                self.add_totals(Totals(record.time_ns - record.duration_ns, record.step - 1, 0, 0, 0.0))
+            tokens = (record.tokens_all, record.loss_tokens)
+            self.add_totals(Totals(record.time_ns, record.step, *tokens, record.loss_token_sum))
+
+    def add_totals(self, totals: Totals) -> None:
+        """Take newer totals; the first ever are what later ones are measured from."""
+        self._last.append(totals)
+        if not self._kept or totals.time_ns - self._kept[-1].time_ns >= _KEPT_EVERY_NS:
+            self._kept.append(totals)
         # One entry older than the window stays: it is the base the window is measured from.
         while len(self._kept) > 1 and self.newest.time_ns - self._kept[1].time_ns >= PACE_SECONDS * 1e9:
             self._kept.popleft()
@@ -91,6 +91,32 @@ class StepWindow:
         # Between steps the time counts down, but no further than to the end of the step under way.
         since_newest = min((now_ns - self.newest.time_ns) / 1e9, seconds_per_step)
         return max(0.0, (steps_expected - self.newest.step) * seconds_per_step - since_newest)
+
+    def seconds_left_range(self, steps_expected: int, now_ns: int) -> tuple[float, float] | None:
+        """The least and the most time it may take: at the fastest and the slowest pace of late.
+
+        The last 15 minutes are looked at in parts of equal steps; None while there are too few for that.
+        """
+        left = self.seconds_left(steps_expected, now_ns)
+        base = self._base(PACE_SECONDS) if self._last else None
+        if left is None or base is None:
+            return None
+        steps = self.newest.step - base.step
+        limits = [base.step + steps * part / _PARTS for part in range(1, _PARTS)]
+        borders = [base]
+        for totals in self._kept:
+            if len(borders) <= len(limits) and totals.step >= limits[len(borders) - 1] and totals > base:
+                borders.append(totals)
+        borders.append(self.newest)
+        paces = [
+            (after.time_ns - before.time_ns) / 1e9 / (after.step - before.step)
+            for before, after in pairwise(borders)
+            if after.step > before.step
+        ]
+        mean = (self.newest.time_ns - base.time_ns) / 1e9 / steps
+        if len(paces) < 2 or mean <= 0:  # times that stand still or go back are no pace
+            return None
+        return left * min(paces) / mean, left * max(paces) / mean
 
     def _base(self, seconds: float) -> Totals:
         """The newest entry at least so old, or the oldest there is."""

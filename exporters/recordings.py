@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 from exporters import catalog, host_memory
@@ -15,9 +17,11 @@ from exporters.collector import Histogram, Runner, Sample
 from exporters.followed import CLOCK_WAS_SET_SECONDS, Endings, Followed, file_at
 from exporters.runs import (
     RUN_STATES,
+    Acknowledgement,
     Observation,
     RankProcess,
     RunStatus,
+    acknowledged,
     of_newest_attempt,
     peak_flops,
     rank_process,
@@ -38,10 +42,26 @@ _REMEMBER_EVERY_SECONDS = 10.0
 _NEW_RECORDINGS_SECONDS = 3.0  # of a round's deadline
 
 
+@dataclass
+class _Told:
+    """What is told of a run, and of which observations; the samples are those of one detail.
+
+    The dead are the same objects at every look: what was told of them is told again.
+    """
+
+    observations: Sequence[Observation]
+    acknowledgement: Acknowledgement | None
+    status: RunStatus
+    processes: Sequence[RankProcess]
+    detail: str = ""
+    samples: Sequence[Sample] = ()
+
+
 class RecordingsCollector:
     """Follows every recording below some directories.
 
-    Of the newest look: `runs`, newest start first, and `processes`, the ranks that live.
+    Of the newest look: `runs`, newest start first; `processes`, the ranks that live; and `is_complete`,
+    whether every recording that is there has been looked at.
     """
 
     name = "recordings"
@@ -54,48 +74,57 @@ class RecordingsCollector:
         *,
         stall_after_seconds: float = 1800.0,
         last_seen: Endings | None = None,
+        acknowledgement: Callable[[str, int], Acknowledgement | None] = lambda run, attempt: None,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.runs: tuple[RunStatus, ...] = ()
         self.processes: tuple[RankProcess, ...] = ()
+        self.is_complete = False
         self._directories = directories
         self._stall_after_seconds = stall_after_seconds
         self._endings = last_seen or Endings()
+        self._acknowledgement = acknowledgement
         self._monotonic_ns = monotonic_ns
         self._wall = wall
         self._wall_offset_seconds = wall() - monotonic_ns() / 1e9
         self._followed: dict[Path, Followed] = {}
         self._nameless: list[Followed] = []  # their files were removed while they lived
         self._skipped: dict[Path, str] = {}
+        self._waiting_dead: dict[Path, tuple[int, int] | None] = {}  # not looked at yet
+        self._told: dict[str, _Told] = {}
+        self._failing: dict[str, str] = {}  # runs of which nothing can be told, and why
         self._host_memory: dict[int, int] = {}
         self._host_memory_at = -math.inf
         self._remembered_at = -math.inf
 
     def collect(self) -> Iterator[Sample]:
-        """Look at every recording once. One that cannot be read is skipped, logged once and counted."""
+        """Look at every recording once.
+
+        One that cannot be read is skipped, and a run that makes no sense left out: logged once and counted.
+        """
         self._follow_clock()
         observations = self._observe()
         self._remember()
         self._read_host_memory(observations)
         by_run = _newest_by_run(observations)
-        statuses = {run: run_status(ranks, self._stall_after_seconds) for run, ranks in by_run.items()}
-        newest_first = sorted(statuses.values(), key=lambda status: status.started_at, reverse=True)
-        self.runs = tuple(newest_first)
-        self.processes = tuple(
-            rank_process(rank) for ranks in by_run.values() for rank in of_newest_attempt(ranks) if rank.alive
-        )
+        failing: dict[str, str] = {}
+        told_or_not = {run: self._tell(run, ranks, failing) for run, ranks in by_run.items()}
+        self._told = {run: told for run, told in told_or_not.items() if told is not None}
+        newest_first = sorted(self._told.values(), key=lambda told: told.status.started_at, reverse=True)
+        self.runs = tuple(told.status for told in newest_first)
+        self.processes = tuple(process for told in self._told.values() for process in told.processes)
         details: Counter[str] = Counter(full=0, lifecycle=0, hidden=0)
         # A long training is not hidden by the many short ones that came and went beside it.
-        for status in sorted(newest_first, key=lambda status: status.ended_at is not None):
-            detail = self._detail(status, details)
+        for told in sorted(newest_first, key=lambda told: told.status.ended_at is not None):
+            detail = self._detail(told.status, details)
             details[detail] += 1
-            if detail != "hidden":
-                samples = self._samples(status, of_newest_attempt(by_run[status.run]))
-                yield from (each for each in samples if detail == "full" or each.metric.lifecycle)
+            yield from self._samples_told(told, detail, failing)
+        self._failing = failing
         for detail, count in details.items():
             yield Sample(catalog.RUNS_PUBLISHED, {"detail": detail}, count)
         reasons = Counter(self._skipped.values())
+        reasons["corrupt"] += sum(len(by_run[run]) for run in failing)
         for reason in SKIP_REASONS:
             yield Sample(catalog.RECORDINGS_SKIPPED, {"reason": reason}, reasons[reason])
 
@@ -119,11 +148,12 @@ class RecordingsCollector:
         observations = [seen for each in known if (seen := self._observed(each)) is not None]
         # Long rings take time: what is new and finds none left waits for the next round, the oldest longest.
         until_ns = self._monotonic_ns() + _NEW_RECORDINGS_SECONDS * 1e9
-        for path in sorted(present - self._followed.keys(), key=_changed_ns, reverse=True):
+        new = self._living_first(present - self._followed.keys())
+        for path in new:
             try:
                 self._followed[path] = followed = Followed(RecordingReader(path))
-            except RecordingError as error:
-                self._skip(error)
+            except Exception as error:
+                self._skip(path, error)
                 continue
             self._skipped.pop(path, None)
             seen = self._observed(followed)
@@ -131,13 +161,30 @@ class RecordingsCollector:
                 observations.append(seen)
             if self._monotonic_ns() > until_ns:
                 break
+        self.is_complete = all(path in self._followed or path in self._skipped for path in new)
         return observations
+
+    def _living_first(self, new: Set[Path]) -> list[Path]:
+        """In the order of the last change; but stores into a mapping on a tmpfs do not move that time."""
+        files = {path: file_at(path) for path in new}
+        self._waiting_dead = {
+            path: file
+            for path, file in files.items()
+            if (path in self._waiting_dead and self._waiting_dead[path] == file)
+            or not recording.is_locked(path)
+        }
+
+        def place(path: Path) -> tuple[bool, int]:
+            file = files[path]
+            return path not in self._waiting_dead, file[1] if file else 0
+
+        return sorted(new, key=place, reverse=True)
 
     def _observed(self, followed: Followed) -> Observation | None:
         try:
             return followed.observe(self._monotonic_ns, self._wall_offset_seconds, self._endings)
-        except RecordingError as error:
-            self._skip(error)
+        except Exception as error:
+            self._skip(followed.path, error)
             followed.close()
             if followed in self._nameless:
                 self._nameless.remove(followed)
@@ -169,10 +216,12 @@ class RecordingsCollector:
                 else:
                     followed.close()
 
-    def _skip(self, error: RecordingError) -> None:
-        if self._skipped.get(error.path) != error.reason:
+    def _skip(self, path: Path, error: Exception) -> None:
+        if not isinstance(error, RecordingError):
+            error = RecordingError(path, "corrupt", f"{type(error).__name__}: {error}")
+        if self._skipped.get(path) != error.reason:
             logger.warning("recording skipped: %s", error)
-        self._skipped[error.path] = error.reason
+        self._skipped[path] = error.reason
 
     def _read_host_memory(self, observations: Iterable[Observation]) -> None:
         now = self._monotonic_ns() / 1e9
@@ -183,6 +232,43 @@ class RecordingsCollector:
         alive = [each.static for each in observations if each.alive]
         pids = [static.pid for static in alive if static.pid_namespace == here]
         self._host_memory = host_memory.resident_bytes(pids) if pids else {}
+
+    def _tell(self, run: str, observations: Sequence[Observation], failing: dict[str, str]) -> _Told | None:
+        """What is to be told of a run; None where that fails, whose reason is put into `failing`."""
+        before = self._told.get(run)
+        if (
+            before is not None
+            and len(before.observations) == len(observations)
+            and all(map(operator.is_, before.observations, observations))
+            and self._acknowledgement(run, before.status.attempt) == before.acknowledgement
+        ):
+            return before
+        try:
+            status = run_status(observations, self._stall_after_seconds)
+            acknowledgement = self._acknowledgement(run, status.attempt)
+            processes = [rank_process(each) for each in of_newest_attempt(observations) if each.alive]
+            return _Told(observations, acknowledgement, acknowledged(status, acknowledgement), processes)
+        except Exception as error:
+            self._leave_out(run, error, failing)
+            return None
+
+    def _samples_told(self, told: _Told, detail: str, failing: dict[str, str]) -> Sequence[Sample]:
+        if told.detail == detail:
+            return told.samples
+        told.detail, told.samples = detail, ()
+        if detail != "hidden":
+            try:
+                samples = self._samples(told.status, of_newest_attempt(told.observations))
+                told.samples = [each for each in samples if detail == "full" or each.metric.lifecycle]
+            except Exception as error:
+                told.detail = ""
+                self._leave_out(told.status.run, error, failing)
+        return told.samples
+
+    def _leave_out(self, run: str, error: Exception, failing: dict[str, str]) -> None:
+        failing[run] = f"{type(error).__name__}: {error}"
+        if self._failing.get(run) != failing[run]:
+            logger.warning("run %s left out: %s", run, failing[run], exc_info=error)
 
     def _detail(self, status: RunStatus, details: Counter[str]) -> str:
         age = 0.0 if status.ended_at is None else self._wall() - status.ended_at
@@ -265,6 +351,7 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
         (catalog.TRAINING_STEPS_EXPECTED, status.steps_expected),
         (catalog.TRAINING_PROGRESS_RATIO, status.progress_ratio),
         (catalog.TRAINING_ETA_SECONDS, status.eta_seconds),
+        (catalog.TRAINING_DEADLINE_TIMESTAMP_SECONDS, status.deadline_at),
         (catalog.TRAINING_LOSS, live.loss),
         (catalog.VALIDATION_LOSS, status.validation_loss),
         (catalog.VALIDATION_LOSS_BEST, status.validation_loss_best),
@@ -304,9 +391,9 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
         run,
         Histogram(_cumulative(live.step_duration_counts), live.step_duration_sum_ns / 1e9),
     )
-    # A rank's devices are no fact of the run; `run` and `attempt` are said otherwise.
-    of_ranks = {*run, "gpu_uuid", "cuda_visible_device"}
-    info = {key: value for key, value in sorted(status.info.items()) if key not in of_ranks}
+    # A rank's devices are no fact of the run; `run`, `attempt` and the deadline are said otherwise.
+    left_out = {*run, "gpu_uuid", "cuda_visible_device", "deadline"}
+    info = {key: value for key, value in sorted(status.info.items()) if key not in left_out}
     yield Sample(catalog.TRAINING_RUN_INFO, {**run, **info, "attempt": str(status.attempt)}, 1)
     for slot, value in enumerate(live.scalars):
         name = observation.scalar_names.get(slot)
@@ -344,9 +431,3 @@ def _cumulative(counts: Iterable[int]) -> list[int]:
         total += count
         cumulative.append(total)
     return cumulative
-
-
-def _changed_ns(path: Path) -> int:
-    """When the file was last seen to change; 0 where it is gone."""
-    file = file_at(path)
-    return file[1] if file else 0

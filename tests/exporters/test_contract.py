@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from exporters import recordings
 from exporters.catalog import CATALOG
 from exporters.collector import Histogram, Sample
 from exporters.followed import Endings, SeenAlive
@@ -36,7 +38,7 @@ def eventful_monitor(directory: Path) -> Monitor:
         loss_kind="cross_entropy",
         info={"model": "tiny", "dataset": "chat", "precision": "bf16", "framework": "torch"},
     )
-    monitor.expect(steps=100, epochs=2)
+    monitor.expect(steps=100, epochs=2, deadline=time.time() + HOUR)
     monitor.resume(10)
     for _ in range(3):
         with monitor.step():
@@ -172,8 +174,9 @@ def test_lifecycle_series_stay_for_25_hours_after_the_end_and_all_others_for_15_
 
 
 def test_at_most_50_runs_are_published_in_full_and_200_at_all_the_living_first(
-    tmp_path: Path, look: Look, collector: RecordingsCollector
+    tmp_path: Path, look: Look, collector: RecordingsCollector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recordings, "_NEW_RECORDINGS_SECONDS", math.inf)
     small_recording(tmp_path, "began-first-and-lives")
     for number in range(205):
         small_recording(tmp_path, f"short-{number}").close(FINISHED, time.monotonic_ns())
@@ -211,7 +214,7 @@ def test_times_do_not_jitter_between_looks_and_services(tmp_path: Path, look: Lo
     monitor = eventful_monitor(tmp_path)
     small_recording(tmp_path, "dead").disarm()
     first = timestamps(look())
-    assert len(first) == 8
+    assert len(first) == 9
 
     for drift in (0.0, 0.2, -0.2):
         clocks.wall_set_by_seconds = drift
@@ -235,16 +238,16 @@ def test_times_follow_a_clock_that_was_set(tmp_path: Path, look: Look, clocks: C
 
 
 class RememberedEndings(Endings):
-    """Endings kept in memory, as History keeps them in a file."""
+    """Endings kept in memory, as StoredEndings keeps them in a file."""
 
     def __init__(self) -> None:
-        self.seen: dict[tuple[Path, str], int] = {}
+        self.seen: dict[tuple[Path, str, int], SeenAlive] = {}
 
-    def seen_alive_ns(self, path: Path, boot_id: str) -> int:
-        return self.seen.get((path, boot_id), 0)
+    def last_seen(self, path: Path, boot_id: str, start_ns: int) -> SeenAlive | None:
+        return self.seen.get((path, boot_id, start_ns))
 
     def remember(self, seen: Iterable[SeenAlive]) -> None:
-        self.seen.update({(each.path, each.boot_id): each.monotonic_ns for each in seen})
+        self.seen.update({(each.path, each.boot_id, each.start_ns): each for each in seen})
 
 
 def assert_none_fell(before: list[Sample], after: list[Sample]) -> None:
@@ -311,6 +314,30 @@ def test_no_counter_falls_where_a_silent_trainer_dies_while_the_service_is_away(
     silent = value(after, "training_phase_seconds_total", phase="init")
     assert isinstance(silent, float)
     assert silent > 10
+
+
+def test_a_recording_does_not_get_the_ending_of_an_earlier_one_of_its_name(
+    tmp_path: Path, clocks: Clocks
+) -> None:
+    def looked(ahead_seconds: float) -> list[Sample]:
+        clocks.ahead_seconds = ahead_seconds
+        collector = RecordingsCollector(
+            [tmp_path], last_seen=endings, monotonic_ns=clocks.monotonic_ns, wall=clocks.wall
+        )
+        samples = list(collector.collect())
+        collector.close()
+        return samples
+
+    endings = RememberedEndings()
+    small_recording(tmp_path, "a-run")
+    looked(ahead_seconds=100)
+    shutil.rmtree(tmp_path / "a-run")
+    small_recording(tmp_path, "a-run").disarm()
+
+    seconds = value(looked(ahead_seconds=200), "training_phase_seconds_total", phase="init")
+
+    assert isinstance(seconds, float)
+    assert seconds < 50
 
 
 def test_no_phase_falls_when_the_writer_stores_its_change_of_phase_late(

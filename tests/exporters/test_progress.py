@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporters.progress import StepWindow, perplexity
+from exporters.progress import StepWindow, Totals, perplexity
 from trainer_hooks.recording import PHASES, StepRecord
 
 SECOND = 10**9
@@ -59,6 +59,15 @@ def window_of(*parts: Sequence[StepRecord]) -> StepWindow:
     for part in parts:
         window.add(part)
     return window
+
+
+def test_totals_alone_give_a_pace_from_the_first_of_them_on() -> None:
+    window = StepWindow()
+    window.add_totals(Totals(START_NS, 10, 0, 0, 0.0))
+    assert window.seconds_left(100, START_NS) is None
+
+    window.add_totals(Totals(START_NS + 40 * SECOND, 30, 0, 0, 0.0))
+    assert window.seconds_left(100, START_NS + 40 * SECOND) == pytest.approx(140)
 
 
 def test_before_the_first_step_nothing_is_known() -> None:

@@ -10,15 +10,19 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from exporters import recordings
 from exporters.catalog import CATALOG
 from exporters.collector import Histogram, Sample
+from exporters.followed import Endings, Followed
+from exporters.progress import StepWindow
 from exporters.recordings import RecordingsCollector
+from exporters.runs import Observation, RunStatus, run_status
 from tests.exporters.looks import Clocks, Look, by_series, names, published, state, value, values
 from tests.exporters.trainers import Trainer, set_slot, small_recording
 from trainer_hooks import recording
@@ -119,7 +123,7 @@ def test_a_killed_training_is_killed_and_ended_at_its_last_sign_of_life(
         samples = list(collector.collect())
 
     assert state(samples) == "killed"
-    assert collector.runs[0].reason is None
+    assert collector.runs[0].reason == "SIGKILL"
     assert value(samples, "training_run_end_timestamp_seconds") == pytest.approx(
         value(samples, "training_last_step_timestamp_seconds"), abs=0.1
     )
@@ -581,3 +585,111 @@ def test_events_are_whole_json_for_the_reader_while_they_are_written(
 
     assert values(look(), "training_scalar", "name") == {"reward": 1.0}
     assert caplog.records == []
+
+
+def test_the_living_are_looked_at_before_the_dead_however_long_ago_their_files_changed(
+    tmp_path: Path, clocks: Clocks
+) -> None:
+    """Stores into a mapping on a tmpfs do not change the time. Each glance at the clock is a second."""
+    lives = small_recording(tmp_path, "lives").path
+    assert lives is not None
+    os.utime(lives, (1, 1))
+    for number in range(20):
+        small_recording(tmp_path, f"run-{number}").close(FINISHED, time.monotonic_ns())
+
+    def slow_monotonic_ns() -> int:
+        clocks.ahead_seconds += 1
+        return clocks.monotonic_ns()
+
+    collector = RecordingsCollector([tmp_path], monotonic_ns=slow_monotonic_ns, wall=clocks.wall)
+    assert not collector.is_complete
+    list(collector.collect())
+
+    assert "lives" in {status.run for status in collector.runs}
+    assert not collector.is_complete
+    for _ in range(20):
+        list(collector.collect())
+        assert collector.is_complete == (len(collector.runs) == 21)
+    assert collector.is_complete
+    collector.close()
+
+
+def test_the_look_is_complete_though_a_recording_cannot_be_read(
+    tmp_path: Path, look: Look, collector: RecordingsCollector
+) -> None:
+    bad = small_recording(tmp_path, "bad").path
+    assert bad is not None
+    damaged(bad, "truncated")
+
+    look()
+
+    assert collector.is_complete
+
+
+def test_what_is_told_of_the_dead_is_made_once(
+    tmp_path: Path, look: Look, collector: RecordingsCollector
+) -> None:
+    small_recording(tmp_path, "dead").close(FINISHED, time.monotonic_ns())
+    small_recording(tmp_path, "lives")
+
+    def of_run(samples: list[Sample], run: str) -> list[Sample]:
+        return [sample for sample in samples if sample.labels.get("run") == run]
+
+    looks = [(of_run(look(), "dead"), {each.run: each for each in collector.runs}) for _ in range(2)]
+
+    (samples, runs), (samples_after, runs_after) = looks
+    assert samples
+    assert all(before is after for before, after in zip(samples, samples_after, strict=True))
+    assert runs_after["dead"] is runs["dead"]
+    assert runs_after["lives"] is not runs["lives"]
+
+
+def test_a_dead_rank_keeps_its_figures_and_not_its_steps(tmp_path: Path, clocks: Clocks) -> None:
+    with Trainer(tmp_path) as trainer:
+        trainer.do("monitor.expect(steps=60)")
+        trainer.do("steps(30, loss=1.5)")
+        (path,) = recording.find(tmp_path)
+        followed = Followed(recording.RecordingReader(path))
+
+        def window() -> StepWindow:
+            return followed.observe(clocks.monotonic_ns, 0.0, Endings()).window
+
+        def figures(window: StepWindow) -> tuple[object, ...]:
+            return (window.loss_sums(), window.tokens_per_second(), window.seconds_left_range(60, 2**62))
+
+        lived = figures(window())
+        trainer.kill()
+
+    died = window()
+    assert figures(died)[:2] == lived[:2]
+    assert died.seconds_left(60, 2**62) is not None
+    assert not died._kept
+    assert not died._last
+    followed.close()
+
+
+def test_a_run_that_makes_no_sense_is_left_out_logged_once_and_counted(
+    tmp_path: Path,
+    look: Look,
+    collector: RecordingsCollector,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever it is that nobody has thought of."""
+    for run in ("good", "bad"):
+        small_recording(tmp_path, run)
+
+    def status_but_of_one(observations: Sequence[Observation], stall_after_seconds: float) -> RunStatus:
+        if observations[0].static.run == "bad":
+            raise ValueError("unheard of")
+        return run_status(observations, stall_after_seconds)
+
+    monkeypatch.setattr(recordings, "run_status", status_but_of_one)
+    for _ in range(3):
+        samples = look()
+
+    assert skipped(samples) == {"corrupt": 1}
+    assert [status.run for status in collector.runs] == ["good"]
+    assert state(samples, "good") == "running"
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == "run bad left out: ValueError: unheard of"

@@ -2,12 +2,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from signal import SIGKILL, SIGSEGV, SIGTERM
 from typing import Any
 
 import pytest
 
+from exporters.deaths import Death
 from exporters.progress import StepWindow
-from exporters.runs import Observation, State, label_name, printable, run_status
+from exporters.runs import (
+    Acknowledgement,
+    Failure,
+    Observation,
+    State,
+    acknowledged,
+    label_name,
+    printable,
+    run_status,
+)
 from trainer_hooks.recording import FAILED, FINISHED, PHASE_CODES, PHASE_MASK, RUNNING, Live, Static
 
 SECOND = 10**9
@@ -17,19 +28,23 @@ NOW_NS = 1000 * SECOND
 def observed(
     *,
     rank: int = 0,
+    node: str = "here",
     attempt: int = 1,
     started_seconds: int = 100,
     progress_seconds: int = 990,
     alive: bool = True,
     reason: str | None = None,
     info: Mapping[str, str] | None = None,
+    seen_alive_seconds: int = 1000,
+    death: Death | None = None,
+    failure: Failure | None = None,
     **live: Any,
 ) -> Observation:
     """A rank at monotonic second 1000; unix time is 50,000 seconds more."""
     started_ns = started_seconds * SECOND
     static = Static(
         run="a-run",
-        node="here",
+        node=node,
         rank=rank,
         local_rank=rank,
         world_size=2,
@@ -47,13 +62,15 @@ def observed(
         attempt=attempt,
         live=Live(**{"phase_word": started_ns & ~15, "last_progress_ns": progress_seconds * SECOND, **live}),
         alive=alive,
-        now_ns=NOW_NS,
+        now_ns=seen_alive_seconds * SECOND,
         phase_seconds={},
         wall_offset_seconds=50_000.0,
         window=StepWindow(),
         reason=reason,
         scalar_names={},
         info=static.info,
+        death=death,
+        failure=failure,
     )
 
 
@@ -82,7 +99,7 @@ def test_the_state_of_a_run_of_one_rank_is_that_of_the_rank(state: State) -> Non
         ("finished", "stalled", "stalled"),
         ("stalled", "failed", "failed"),
         ("finished", "failed", "failed"),
-        ("failed", "killed", "killed"),
+        ("failed", "killed", "failed"),  # which was seen alive after the failure
         ("running", "killed", "killed"),
     ],
 )
@@ -90,6 +107,83 @@ def test_of_two_ranks_the_worse_one_decides(first: State, second: State, run: St
     for states in ((first, second), (second, first)):
         ranks = [observed(rank=rank, **RANK_STATES[state]) for rank, state in enumerate(states)]
         assert run_status(ranks, stall_after_seconds=60).state == run
+
+
+def test_who_died_first_decides_whether_a_run_failed_or_was_killed() -> None:
+    failed = {**RANK_STATES["failed"], "failure": Failure("RuntimeError", "train.py:3 in step")}
+    killed: dict[str, Any] = {**RANK_STATES["killed"], "seen_alive_seconds": 994}
+
+    by_itself = run_status([observed(**failed), observed(rank=1, death=Death(SIGKILL), **killed)], 60)
+    by_a_launcher = run_status([observed(**failed), observed(rank=1, death=Death(SIGTERM), **killed)], 60)
+
+    assert (by_itself.state, by_itself.reason) == ("killed", "SIGKILL")
+    assert by_a_launcher.state == "failed"
+    assert by_a_launcher.failure == ("RuntimeError", "train.py:3 in step", None)
+
+
+@pytest.mark.parametrize(
+    ("death", "info", "reason"),
+    [
+        (None, {}, None),
+        (Death(signal=SIGKILL), {}, "SIGKILL"),
+        (Death(signal=SIGKILL, out_of_memory=True), {}, "out_of_memory"),
+        (Death(signal=50), {}, "signal 50"),
+        (Death(exit_status=7), {}, "exit code 7"),
+        (Death(signal=SIGSEGV), {"deadline": "50900"}, "SIGSEGV"),  # which was but a wish
+        (Death(signal=SIGTERM), {"deadline": "51030"}, "time_limit"),
+        (Death(signal=SIGTERM), {"deadline": "51090"}, "SIGTERM"),
+        (None, {"deadline": "50900"}, "time_limit"),
+        (Death(signal=SIGTERM), {"deadline": "soon"}, "SIGTERM"),
+        (Death(signal=SIGTERM), {"deadline": "nan"}, "SIGTERM"),
+    ],
+)
+def test_why_a_run_was_killed_is_said_as_far_as_it_is_known(
+    death: Death | None, info: dict[str, str], reason: str | None
+) -> None:
+    """It was last seen alive at unix second 51,000."""
+    status = run_status([observed(alive=False, death=death, info=info)], 60)
+
+    assert (status.state, status.reason) == ("killed", reason)
+
+
+@pytest.mark.parametrize("phase", ["evaluation", "checkpoint"])
+def test_an_evaluation_or_a_checkpoint_that_begins_is_progress(phase: str) -> None:
+    begun = 950 * SECOND & ~PHASE_MASK | PHASE_CODES[phase]
+
+    status = run_status([observed(progress_seconds=800, phase_word=begun)], stall_after_seconds=60)
+    later = run_status([observed(progress_seconds=800, phase_word=begun)], stall_after_seconds=49)
+
+    assert (status.state, later.state) == ("running", "stalled")
+
+
+def test_the_rank_that_was_silent_first_is_named() -> None:
+    """The others wait for it: they made progress a little longer."""
+    ranks = [observed(rank=rank, progress_seconds=900 - (rank == 2)) for rank in range(4)]
+
+    assert run_status(ranks, 60).first_silent_rank == 2
+    assert run_status([observed()], 60).first_silent_rank is None
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "acknowledged_state"),
+    [
+        ("killed", None, "aborted"),
+        ("failed", None, "aborted"),
+        ("finished", "interrupted", "aborted"),
+        ("finished", "completed", "finished"),
+        ("running", None, "running"),
+    ],
+)
+def test_a_run_that_a_person_ended_is_aborted_unless_it_finished_by_itself(
+    state: State, reason: str | None, acknowledged_state: State
+) -> None:
+    status = run_status([observed(reason=reason, **RANK_STATES[state])], 60)
+    by = Acknowledgement("on-call", 51_000.0)
+
+    assert acknowledged(status, by).state == acknowledged_state
+    assert acknowledged(status, by).acknowledged == by
+    assert acknowledged(status, by._replace(at=50_050.0)) == status, "an earlier run of this name"
+    assert acknowledged(status, None) == status
 
 
 def test_a_run_ends_with_its_last_rank_and_began_with_its_first() -> None:
@@ -129,6 +223,20 @@ def test_an_old_recording_of_a_rank_is_listed_and_has_no_say() -> None:
 
     assert (status.state, status.reason, status.attempt, status.started_at) == ("running", None, 2, 50_500)
     assert [rank.state for rank in status.ranks] == ["running", "killed"]
+
+
+def test_ranks_of_a_container_that_is_gone_have_no_say_in_the_next_one() -> None:
+    """Each container is a node with attempts of its own: both are the first."""
+    gone = [
+        observed(rank=rank, node="c1", progress_seconds=400, end_ns=400 * SECOND, alive=False)
+        for rank in (2, 3)
+    ]
+    status = run_status(
+        [*(observed(rank=rank, node="c2", started_seconds=500) for rank in (0, 1)), *gone], 600
+    )
+
+    assert status.state == "running"
+    assert [rank.state for rank in status.ranks] == ["running", "running", "killed", "killed"]
 
 
 def test_a_rank_that_is_an_attempt_behind_counts_when_it_lived_in_the_newest() -> None:
