@@ -1,0 +1,186 @@
+"""`trainvitals runs` over a service that is served."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from tests.exporters.api.service import Service, called
+from tests.exporters.kubeflow import served
+from tests.exporters.trainers import Trainer
+from tests.trainer_hooks.processes import environment
+from trainvitals.runs import app
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def url(service: Service) -> Iterator[str]:
+    with served(called(service.app)) as url:
+        yield url
+
+
+def runs(*arguments: str) -> int:
+    """The command in this process; its exit status."""
+    try:
+        return int(app(args=arguments, standalone_mode=False) or 0)
+    except typer.Exit as end:
+        return end.exit_code
+
+
+def test_a_table_in_a_pipe(service: Service, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runs("--url", url) == 0
+    assert capsys.readouterr().out.startswith("No run yet.")
+
+    with Trainer(service.directory, "first") as first, Trainer(service.directory, "second") as second:
+        first.do("monitor.expect(steps=10)")
+        first.do("steps(5)")
+        second.do("steps(3)")
+        second.do("monitor.finish('early_stopping')")
+        service.look()
+        assert runs("--url", url) == 0
+        shown = capsys.readouterr().out
+        assert runs("--url", url, "--state", "finished", "--json") == 0
+        finished = json.loads(capsys.readouterr().out)
+        assert runs("--url", url, "--name", "third") == 0
+        none = capsys.readouterr().out
+
+    header, second_row, first_row = shown.splitlines()
+    assert header.startswith("State")
+    assert second_row.startswith("finished  second")
+    assert "early_stopping" in second_row
+    assert "50 %" in first_row
+    assert "\x1b" not in shown
+    assert [run["run"] for run in finished["runs"]] == ["second"]
+    assert none == "No run is like that.\n"
+
+
+def test_one_run_in_detail(service: Service, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Trainer(service.directory) as trainer:
+        trainer.do("steps(5)")
+        trainer.kill()
+        service.look()
+    assert runs("a-run", "--url", url) == 0
+
+    shown = capsys.readouterr().out
+    assert shown.startswith("a-run  killed")
+    assert "What happened last" in shown
+    assert runs("another", "--url", url) == 1
+    assert capsys.readouterr().err == "trainvitals runs: no run 'another'; known are: a-run\n"
+
+
+def test_without_a_service_it_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert runs("--url", "http://127.0.0.1:1") == 1
+
+    assert "start one with `trainvitals serve`" in capsys.readouterr().err
+
+
+def test_a_state_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert runs("--state", "sleeping") == 1
+
+    assert "there is no state 'sleeping'; there are running, stalled" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (
+            ["a-run", "--state", "failed"],
+            "--state, --name and --limit choose among runs: leave them out, or a-run",
+        ),
+        (["a-run", "--limit", "5"], "leave them out, or a-run"),
+        (["a-run", "--name", "b"], "leave them out, or a-run"),
+        (["--watch", "--json"], "leave out one of them"),
+    ],
+)
+def test_options_that_do_nothing_together_are_refused(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runs(*arguments) == 1
+
+    assert problem in capsys.readouterr().err
+
+
+class Terminal:
+    """The command in a terminal; `screen` is all it has written, without control sequences."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._reads, terminal = pty.openpty()
+        self.screen = ""
+        command = f"from trainvitals.runs import app; app(args={list(arguments)!r})"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", command],
+            env=environment(COLUMNS="100", LINES="30", TERM="xterm-256color"),
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        )
+        os.close(terminal)
+
+    def wait_for(self, text: str, seconds: float = 40) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.screen:
+            assert time.monotonic() < deadline, f"no {text!r} in {self.screen[-4000:]}"
+            self.read(0.1)
+
+    def read(self, seconds: float) -> None:
+        if select.select([self._reads], [], [], seconds)[0]:
+            try:
+                written = os.read(self._reads, 65536).decode(errors="replace")
+            except OSError:  # it has ended
+                return
+            self.screen += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
+
+    def end(self) -> int:
+        """Ctrl-C; the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + 20
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self.read(0.1)
+        return self.process.wait(1)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._reads)
+
+
+def test_in_a_terminal_it_follows_the_runs_until_ctrl_c_and_says_when_the_service_is_gone(
+    service: Service,
+) -> None:
+    with Trainer(service.directory) as trainer:
+        trainer.do("steps(5)")
+        service.look()
+        with served(called(service.app)) as url:
+            terminal = Terminal("--watch", "--interval", "0.2", "--url", url)
+            try:
+                terminal.wait_for("running")
+                trainer.kill()
+                service.look()
+                terminal.wait_for("killed")
+            except BaseException:
+                terminal.close()
+                raise
+        try:
+            terminal.wait_for("no service answers")
+            assert terminal.end() == 0
+            assert "Traceback" not in terminal.screen
+        finally:
+            terminal.close()
