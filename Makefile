@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Tests run side by side: more than one thread each, and torch's threads would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
 
-.PHONY: demo test test-full test-gpu check generate clean
+.PHONY: demo test test-full test-gpu check generate screenshots clean
 
 demo: .venv/.complete
 	$(BIN)/trainvitals demo $(ARGS)
@@ -38,6 +38,10 @@ generate: .venv/.complete
 	$(BIN)/python -m exporters.metrics_page
 	$(BIN)/python -m alerts.build
 	$(BIN)/python -m dashboards.build
+
+# Take the README's pictures anew, of trainings that run while they are taken.
+screenshots: .venv/.complete
+	$(BIN)/python -m tests.page.screenshots
 
 .venv/.complete: setup.sh pyproject.toml trainer_hooks/pyproject.toml tests/constraints.txt
 	./setup.sh

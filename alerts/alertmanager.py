@@ -14,7 +14,8 @@ from alerts.thresholds import duration
 class Routing:
     """Where notifications go and when; times in seconds, those of a demonstration can be short.
 
-    The service answers on loopback alone, so `webhook_url` reaches the one on Alertmanager's own machine.
+    `webhook_url` reaches the service on Alertmanager's own machine; `token_file` holds a token that may write
+    there, for Alertmanager to read: a copy of the service's local token, or one of an operator.
     `group_wait_seconds` often spares a page for a killed run that its launcher restarts at once. A kill is
     known within 5 s, scraped within 15 and evaluated within 15 more: with this wait the page is out within a
     minute.
@@ -24,6 +25,7 @@ class Routing:
     """
 
     webhook_url: str = "http://127.0.0.1:8003/api/v1/alerts"
+    token_file: str = "/etc/prometheus/trainvitals-token"
     group_wait_seconds: float = 15
     group_interval_seconds: float = 60
     repeat_seconds: float = 4 * 60 * 60
@@ -63,6 +65,7 @@ def alertmanager_config(routing: Routing) -> str:
                     "webhook_configs": [
                         {
                             "url": routing.webhook_url,
+                            "http_config": {"authorization": {"credentials_file": routing.token_file}},
                             "send_resolved": True,
                             "max_alerts": routing.max_alerts,
                         }

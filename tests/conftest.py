@@ -1,14 +1,18 @@
-"""What holds for every test, and the double of NVML for those that ask for it."""
+"""What holds for every test, and for those that ask for it the double of NVML and a browser."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import fake_nvml
 from tests.fake_nvml import Calls, Machine
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -39,3 +43,15 @@ def machine(library: Path, tmp_path: Path) -> Iterator[Machine]:
 
     with in_process.machine(library, tmp_path / "control") as scenario:
         yield scenario
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real headless Chromium; a process can have one of Playwright only."""
+    from playwright.sync_api import expect  # where there is only the hook, there is no playwright
+
+    from tests.page.browser import chromium
+
+    expect.set_options(timeout=20_000)
+    with chromium() as opened:
+        yield opened

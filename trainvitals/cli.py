@@ -23,6 +23,10 @@ COMMANDS = {
     "run": Command("trainer_hooks.run", "", "record the training that a command makes, its script unchanged"),
     "train": Command("trainvitals.train", "workload", "run the bundled fine-tuning workload"),
     "gpus": Command("trainvitals.gpus", "service", "watch the GPUs, and which run trains on each"),
+    "runs": Command("trainvitals.runs", "service", "show the runs and how they are doing"),
+    "report": Command("trainvitals.report", "service", "write what runs came to into one file"),
+    "token": Command("trainvitals.token", "service", "make and revoke the tokens that open the service"),
+    "audit": Command("trainvitals.audit", "service", "check the log of who did what"),
     "doctor": Command("trainvitals.doctor", "service", "say what works on this machine and what does not"),
 }
 

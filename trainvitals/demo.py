@@ -26,7 +26,7 @@ from alerts.gpu_health import GPU_MEMORY_HIGH, GPU_XID_HARDWARE
 from alerts.lifecycle import TRAINING_RUN_KILLED, TRAINING_STALLED
 from alerts.thresholds import Thresholds
 from exporters import catalog
-from exporters.alert_inbox import StoredAlert
+from exporters.api.models import Alert
 from exporters.collector import Runner
 from exporters.gpu.device import DeviceCollector
 from exporters.gpu.nvml import Nvml
@@ -296,7 +296,7 @@ def _await_gpu_fault(console: Console, stack: Stack, training: Child, run: str, 
     )
     began = time.monotonic()
 
-    def arrived() -> StoredAlert | None:
+    def arrived() -> Alert | None:
         if not training.running and training.process.returncode != 0:
             raise DemoError(f"the training ended, and nobody harmed it:\n{training.last_lines()}")
         show(_progress(stack.run(run)))
@@ -333,22 +333,22 @@ def _has_made_steps(stack: Stack, training: Child, run: str, show: Callable[[str
     return status is not None and status.step >= 5 and bool(seen)
 
 
-def _firing(stack: Stack, name: str, **labels: str) -> StoredAlert | None:
+def _firing(stack: Stack, name: str, **labels: str) -> Alert | None:
     for alert in stack.alerts():
         if _name(alert) == name and labels.items() <= alert.labels.items() and alert.status == "firing":
             return alert
     return None
 
 
-def _name(alert: StoredAlert) -> str:
+def _name(alert: Alert) -> str:
     return alert.labels.get("alertname", "?")
 
 
-def _names(alerts: Iterable[StoredAlert]) -> str:
+def _names(alerts: Iterable[Alert]) -> str:
     return ", ".join(map(_name, alerts))
 
 
-def _print_alert(console: Console, alert: StoredAlert) -> None:
+def _print_alert(console: Console, alert: Alert) -> None:
     console.print(f"  {_name(alert)} ({alert.status}, {alert.labels.get('severity')})")
     for key in ("summary", "description", "runbook_url"):
         if alert.annotations.get(key):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import enum
-import functools
 import logging
+import resource
 import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -17,17 +16,22 @@ from typing import Annotated, NoReturn
 import typer
 import uvicorn
 
-from exporters.api import LOCAL_HOSTS, create_app
-from exporters.collector import Runner, Sample, stop_all
-from exporters.gpu.dcgm import VideoCollector, dcgm_samples
-from exporters.gpu.node import Gpus, NvmlGpus, Ranks, published
-from exporters.gpu.simulated import SimulatedGpus, parse_simulation
-from exporters.history import History
-from exporters.recordings import RecordingsCollector, living_ranks
+from exporters.access.access import open_access
+from exporters.gpu.simulated import parse_simulation
+from exporters.history.database import Database
+from exporters.registration import Registration
+from exporters.service import Service, Trainings
 from trainer_hooks import directory
 from trainvitals import options
 from trainvitals.listen import DEFAULT_LISTEN, Address, in_url, parse_listen
+from trainvitals.tls import check_tls
 
+MOST_FILES = 65_536
+SWITCH_SECONDS = 0.001  # who asks waits no longer for a collector that computes; Python's own is 5 ms
+MOST_MESSAGE_BYTES = 16_384  # of a WebSocket's client, which has but its token to tell
+_ACCESS, _ELSEWHERE = "Who may come in", "Discovery"
+
+logger = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False)
 
 
@@ -46,10 +50,12 @@ class Compat(enum.StrEnum):
 @app.command()
 def serve(
     listen: Annotated[
-        str, typer.Option(help="Loopback address and port; port 0 takes a free one.")
+        str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
     ] = DEFAULT_LISTEN,
     dir: options.Recordings = None,
-    state: Annotated[Path | None, typer.Option(help="The service's own database.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="The service's own database; its token and audit log lie beside it.")
+    ] = None,
     only: Annotated[Only | None, typer.Option(help="Publish GPUs only: no recordings, no database.")] = None,
     compat: Annotated[
         Compat | None, typer.Option(help="Publish the names of dcgm-exporter beside ours.")
@@ -58,66 +64,144 @@ def serve(
     stall_after: Annotated[
         float, typer.Option(min=1, help="Seconds without progress until a run is stalled.")
     ] = 1800,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="The tokens that open the service, from `trainvitals token create`.",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", help="Let everybody read who reaches the address.", rich_help_panel=_ACCESS
+        ),
+    ] = False,
+    scrape_token_file: Annotated[
+        Path | None, typer.Option(help="The token that /metrics needs.", rich_help_panel=_ACCESS)
+    ] = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name of this service; may be repeated.", rich_help_panel=_ACCESS),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="A certificate in PEM form: speak TLS.", rich_help_panel=_ACCESS)
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key.", rich_help_panel=_ACCESS)] = None,
+    register_at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Another service, whose /api/v1/sd is to name this one.",
+            rich_help_panel=_ELSEWHERE,
+        ),
+    ] = None,
+    register_as: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Where Prometheus reaches this one.", rich_help_panel=_ELSEWHERE
+        ),
+    ] = None,
+    register_token_file: Annotated[
+        Path | None, typer.Option(help="An operator's token of the other.", rich_help_panel=_ELSEWHERE)
+    ] = None,
 ) -> None:
-    """Turn what the hooks record, and what the GPUs say, into metrics and an API."""
+    """Turn what the hooks record, and what the GPUs say, into metrics, an API and a page."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    for chatty in ("uvicorn", "httpx", "apscheduler"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     if only and (dir or state):
         options.stop(
             "serve", "--only gpu follows no recordings and keeps no database: leave out --dir and --state"
         )
+    if insecure and token_file:
+        options.stop(
+            "serve",
+            "--insecure lets everybody read, --token-file nobody without a token: leave out one of them",
+        )
+    path = state or directory.state_directory() / "history.db"
     try:
         simulation = parse_simulation(simulate_gpus)
-        listener = _bind(parse_listen(listen))
-    except ValueError as error:
-        options.stop("serve", str(error))
-    said: set[str] = set()
-    history: History | None = None
-    recordings: RecordingsCollector | None = None
-    runners: list[Runner] = []
-    ranks: Ranks = tuple
-    if only is None:
-        history = _open_history(state or directory.state_directory() / "history.db")
-        recordings = RecordingsCollector(
-            [dir] if dir else directory.candidates(), stall_after_seconds=stall_after, last_seen=history
+        with_tls = check_tls(tls_cert, tls_key)
+        named = parse_listen(listen, open_to_all=insecure or token_file is not None)
+        listener = _bind(named)
+        address = Address(*listener.getsockname()[:2])
+        registration = _registration(register_at, register_as, register_token_file, with_tls)
+        trainings = None
+        if only is None:
+            directories = [dir] if dir else directory.candidates()
+            trainings = Trainings(directories, _open_database(path), stall_after)
+        access = open_access(
+            path.parent,
+            listening=address.host,
+            hosts=(named.host, *(host or ())),
+            token_file=token_file,
+            scrape_token_file=scrape_token_file,
+            reads_only=only is Only.gpu,
         )
-        runners.append(Runner(recordings, said=said))
-        ranks = functools.partial(living_ranks, recordings, runners[0])
-    more = [VideoCollector] if compat is Compat.dcgm else []
-    gpus: Gpus = SimulatedGpus(simulation, ranks) if simulation.count else NvmlGpus(ranks, more=more)
-    runners += [Runner(each, said=said) for each in gpus.collectors]
-    for runner in runners:
-        runner.start()
-    address = Address(*listener.getsockname()[:2])
-    print(f"trainvitals: http://{address}", flush=True)
-    application = create_app(
-        *(recordings, runners, history, gpus, [*LOCAL_HOSTS, in_url(address.host)]),
-        page=_with_names_of_dcgm if compat is Compat.dcgm else published,
+    except (OSError, ValueError) as error:
+        options.stop("serve", str(error))
+    if not (address.is_loopback or insecure or with_tls):
+        logger.warning("tokens go over the network in clear: speak TLS with --tls-cert and --tls-key")
+    service = Service(
+        access,
+        trainings,
+        simulation=simulation,
+        names_of_dcgm=compat is Compat.dcgm,
+        registration=registration,
     )
-    config = uvicorn.Config(application, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    _open_many_files()
+    service.start()
+    print(f"trainvitals: {'https' if with_tls else 'http'}://{address}", flush=True)
+    config = uvicorn.Config(
+        service.app,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # an address is the connection's, whatever is said of it
+        server_header=False,
+        ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key,
+        timeout_graceful_shutdown=2,
+        ws="websockets-sansio",
+        ws_max_size=MOST_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # for hundreds of clients it would take most of a core
+    )
     # uvicorn stops in order and then raises the signal again for whoever was there before it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end_well)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
-        stop_all(runners)
-        gpus.close()
-        if history is not None:
-            history.close()
+        service.stop()
 
 
-def _open_history(database: Path) -> History:
+def _open_database(path: Path) -> Database:
     try:
-        return History(database)
+        return Database(path)
     except (OSError, sqlite3.Error) as error:
         options.stop(
-            "serve", f"the database {database} cannot be opened ({error}); choose another with --state PATH"
+            "serve", f"the database {path} cannot be opened ({error}); choose another with --state PATH"
         )
 
 
-def _with_names_of_dcgm(samples: Iterable[Sample]) -> Iterable[Sample]:
-    samples = list(samples)
-    return [*published(samples), *dcgm_samples(samples, socket.gethostname())]
+def _registration(
+    at: str | None, address: str | None, token_file: Path | None, with_tls: bool
+) -> Registration | None:
+    """Raises ValueError with a sentence where the options do not go together."""
+    if at is None and address is None and token_file is None:
+        return None
+    if at is None or address is None:
+        raise ValueError("--register-at URL and --register-as HOST:PORT go together")
+    return Registration(at, address, token_file, scheme="https" if with_tls else "http")
+
+
+def _open_many_files() -> None:
+    """A node of many ranks has several files for each, and a page several connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, MOST_FILES) if hard != resource.RLIM_INFINITY else MOST_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _end_well(number: int, frame: FrameType | None) -> NoReturn:

@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 from alerts import build
 from alerts.alertmanager import Routing
 from alerts.thresholds import Thresholds
-from exporters.alert_inbox import StoredAlert
-from exporters.api import AlertList
+from exporters.access.tokens import LOCAL_FILE
+from exporters.api.models import Alert, AlertList
 from exporters.runs import RunStatus
 from trainvitals.child import Child, ChildError, loopback, start_server
 from trainvitals.interruption import held
@@ -108,7 +108,7 @@ class Stack:
         answer.raise_for_status()
         return _RUN_STATUS.validate_json(answer.content)
 
-    def alerts(self) -> list[StoredAlert]:
+    def alerts(self) -> list[Alert]:
         """The alerts that came through Alertmanager, the newest first."""
         answer = loopback.get(f"{self.service_url}/api/v1/alerts")
         answer.raise_for_status()
@@ -128,7 +128,10 @@ class Stack:
 
     def _start_alertmanager(self) -> None:
         routing = Routing(
-            webhook_url=f"{self.service_url}/api/v1/alerts", group_wait_seconds=1, group_interval_seconds=1
+            webhook_url=f"{self.service_url}/api/v1/alerts",
+            token_file=str(self._directory / LOCAL_FILE),
+            group_wait_seconds=1,
+            group_interval_seconds=1,
         )
         build.write(self._directory / "alerts", self._thresholds, routing)
         self.alertmanager_url = self._start_server(

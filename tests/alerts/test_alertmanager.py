@@ -69,6 +69,7 @@ def test_the_service_is_also_told_of_ends_and_never_of_more_than_it_can_take() -
     [receiver] = yaml.safe_load(SHIPPED.read_text())["receivers"]
     [webhook] = receiver["webhook_configs"]
     assert webhook["url"] == "http://127.0.0.1:8003/api/v1/alerts"
+    assert webhook["http_config"]["authorization"]["credentials_file"] == "/etc/prometheus/trainvitals-token"
     assert webhook["send_resolved"] is True
     assert webhook["max_alerts"] == 100
 

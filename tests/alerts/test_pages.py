@@ -91,10 +91,12 @@ class Stack:
         self.nodes = Nodes()
         stack.callback(self.nodes.close)
         self.webhook = stack.enter_context(WebhookReceiver())
+        token = directory / "token"
+        token.write_text("of the webhook")
         write(
             directory / "rules",
             THRESHOLDS,
-            Routing(self.webhook.url, group_wait_seconds=0, group_interval_seconds=0.5),
+            Routing(self.webhook.url, str(token), group_wait_seconds=0, group_interval_seconds=0.5),
         )
         (directory / "alertmanager").mkdir()
         self._alertmanager = stack.enter_context(

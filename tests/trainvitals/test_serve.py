@@ -34,7 +34,7 @@ class Service:
         folder.mkdir(parents=True, exist_ok=True)
         self.log_path = folder / "service.log"
         self._log = self.log_path.open("a")
-        state = () if "--state" in options else ("--state", str(folder / "history.db"))
+        state = () if "--state" in options or "--only" in options else ("--state", str(folder / "history.db"))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "trainvitals", "serve", "--listen", listen, *state, *options],
             cwd=REPOSITORY,
@@ -48,6 +48,12 @@ class Service:
         self.url = self.first_line.removeprefix("trainvitals: ").strip()
         assert self.url.startswith("http://"), self.log
         self.client = httpx.Client(base_url=self.url, timeout=20)
+
+    @property
+    def local_token(self) -> dict[str, str]:
+        """The header with which this machine may write."""
+        token = (self.log_path.parent / "local-token").read_text().strip()
+        return {"Authorization": f"Bearer {token}"}
 
     @property
     def log(self) -> str:
@@ -201,7 +207,7 @@ def test_simulated_gpus_say_in_their_names_that_they_are_not_real(
     assert len(names) == 2
     assert all("Simulated" in name for name in names)
     assert page["nvidia_gpu_devices", ()] == 2
-    answer = service.client.post("/api/v1/alerts", json={})
+    answer = service.client.post("/api/v1/alerts", json={}, headers=service.local_token)
     assert answer.status_code == 422, "the Host header [::1] is ours"
 
     began = time.monotonic()
@@ -242,9 +248,24 @@ def test_gpus_alone_are_a_whole_exporter_that_lets_go_of_the_driver_at_the_end(
     assert "nvidia_gpu_power_watts{" in page
     assert "training_" not in page
     assert "DCGM_" not in page, "the names of others are for who asks"
-    assert not (tmp_path / "state").exists(), "it keeps no database"
+    assert not list((tmp_path / "state").rglob("history.db")), "it keeps no database"
     counts = fake_nvml.Calls(tmp_path / "calls").counts()
     assert counts["nvmlShutdown"] == counts["nvmlInitWithFlags"] == 1
+
+
+def test_gpus_alone_are_told_where_nothing_can_be_written(services: list[Service], tmp_path: Path) -> None:
+    (tmp_path / "no-folder").touch()
+    services.append(
+        service := Service(
+            tmp_path,
+            *("--only", "gpu", "--simulate-gpus", "1"),
+            XDG_STATE_HOME=str(tmp_path / "no-folder"),
+        ).wait_until_ready()
+    )
+
+    assert service.value("nvidia_gpu_devices") == 1
+    assert service.client.post("/api/v1/gpus/release", json={"seconds": 1}).status_code in (401, 503)
+    assert "nobody may write to this service" in service.log
 
 
 def test_the_names_of_dcgm_exporter_stand_beside_ours_for_who_asks(
@@ -374,9 +395,9 @@ def test_a_restart_loses_no_run_and_no_counter_falls(services: list[Service], tm
         killed_after = after_kill.run("killed")
 
     assert known == {"alive": "running", "finished": "finished", "killed": "killed"}
-    fell = {
-        key: (was, after.get(key)) for key, was in before.items() if is_counter(key[0]) and after[key] < was
-    }
+    # Those of the service itself begin anew with it.
+    of_runs = [key for key in before if is_counter(key[0]) and "run" in dict(key[1])]
+    fell = {key: (before[key], after[key]) for key in of_runs if after[key] < before[key]}
     assert fell == {}
     assert after["training_steps_total", (("rank", "0"), ("run", "alive"))] == 7
     assert killed_after == killed_before
