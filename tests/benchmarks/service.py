@@ -48,6 +48,7 @@ RANKS = 64
 STEPS_A_SECOND = 20
 CLIENTS = 200
 SCRAPE_EVERY_SECONDS = 5.0
+SETTLING_SECONDS = 5.0  # the first look at all ranks is over, and their readers are open
 CORE_BAR = 0.15  # of a core, without clients
 SCRAPE_BAR_MS = 100.0
 GROWTH_BAR_MIB = 64.0  # after the first quarter of the time
@@ -317,7 +318,7 @@ def measure(folder: Path, length: Length) -> Figures:
     with service(folder) as (child, url):
         at_rest = opened(url, run)
         with Training(folder / "recordings", RANKS) as training:
-            time.sleep(5)
+            time.sleep(SETTLING_SECONDS)
             alone = load(child, length.alone_seconds)
             clients = Clients(url.replace("http", "ws") + "/api/v1/stream", CLIENTS)
             scrapes: list[float] = []
