@@ -404,3 +404,17 @@ def test_a_restart_loses_no_run_and_no_counter_falls(services: list[Service], tm
     end = "training_run_end_timestamp_seconds", (("run", "killed"),)
     assert after[end] == before[end]
     assert "Traceback" not in after_kill.log
+
+
+def test_a_node_registers_at_another_service_for_prometheus_to_find_it(
+    services: list[Service], tmp_path: Path
+) -> None:
+    services.append(central := Service(tmp_path / "central", "--dir", str(tmp_path / "r")).wait_until_ready())
+    token = str(tmp_path / "central" / "local-token")
+    options = ("--register-at", central.url, "--register-as", "node-7:8003", "--register-token-file", token)
+
+    services.append(Service(tmp_path / "node", "--dir", str(tmp_path / "r2"), *options))
+
+    wait_until(lambda: bool(central.client.get("/api/v1/sd").json()))
+    (group,) = central.client.get("/api/v1/sd").json()
+    assert group == {"targets": ["node-7:8003"], "labels": {"__meta_trainvitals_node": "node-7"}}
