@@ -19,6 +19,7 @@ from exporters.history.ranks import Places, over_ranks
 EVALUATIONS = {"validation_loss": "loss", "validation_accuracy": "accuracy"}
 FAR_FUTURE = 1e12  # SQLite has no infinite numbers
 ALWAYS = (0.0, FAR_FUTURE)
+EVENTS_WITHIN_NS = 1_000_000  # their times are rounded: one right after a step is not to lie before it
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _place_of_evaluation(
     last = bins.totals_before(connection, recording, stretch.last_ns + 1, ["step"])
     if last is not None and step is not None and step > (last.values["step"] or 0):
         return None
-    moment_ns = min(round((at - recording.wall_offset_seconds) * 1e9), stretch.last_ns) + 1
+    moment_ns = min(round((at - recording.wall_offset_seconds) * 1e9) + EVENTS_WITHIN_NS, stretch.last_ns + 1)
     totals = bins.totals_before(connection, recording, moment_ns, ["tokens_all"])
     return before + int((totals.values["tokens_all"] if totals else 0) or 0)
 
