@@ -45,11 +45,14 @@ class Pending:
 
 
 class _PinnedPool:
-    """One-element float64 cells of one pinned buffer: pinning memory is slow, so it is done once."""
+    """One-element cells of one pinned buffer: pinning memory is slow, so it is done once.
 
-    def __init__(self, torch: Any) -> None:
+    A cell is of the type that is copied into it: to convert would take a kernel and memory on the device.
+    """
+
+    def __init__(self, torch: Any, dtype: Any) -> None:
         with torch.inference_mode(False):  # born in an evaluation, the buffer could not be written outside it
-            buffer = torch.empty(_POOL_SIZE, dtype=torch.float64, pin_memory=True)
+            buffer = torch.empty(_POOL_SIZE, dtype=dtype, pin_memory=True)
         self._cuda = torch.cuda
         self.capturing = torch.cuda.is_current_stream_capturing
         self.free = list(buffer.split(1))
@@ -67,15 +70,15 @@ class _PinnedPool:
         try:
             cell.copy_(value, non_blocking=True)
             event = self._cuda.Event()
-            # The copy runs there, whatever device is current.
-            event.record(self._cuda.current_stream(tensor.device))
+            # The copy runs there, whatever device is current. Of a number torch finds the stream at once.
+            event.record(self._cuda.current_stream(tensor.get_device()))
         except BaseException:
             self.free.append(cell)
             raise
         return Pending(self, cell, event)
 
 
-_pool: _PinnedPool | None = None
+_pools: dict[Any, _PinnedPool] = {}  # by the type of their cells
 _plain_tensor: Any = None  # torch.Tensor, once torch is there: no subclass, so no DTensor either
 
 
@@ -108,7 +111,6 @@ def capturing(*values: Any) -> bool:
 
 def read(value: Any) -> float | Pending | None:
     """The value as a float, or on its way; None when it cannot be read without harm. Raises as `read_now`."""
-    global _pool
     if value.__class__ is _plain_tensor and value.is_cpu:
         return float(value.item())
     _remember_plain_tensors()
@@ -118,6 +120,9 @@ def read(value: Any) -> float | Pending | None:
     torch = sys.modules["torch"]
     if torch.cuda.is_current_stream_capturing():
         return None  # a copy or event would become part of the graph
-    if _pool is None:
-        _pool = _PinnedPool(torch)
-    return _pool.copy(value)
+    if value.is_complex():
+        raise TypeError("a complex number is no number here")
+    pool = _pools.get(value.dtype)
+    if pool is None:
+        pool = _pools[value.dtype] = _PinnedPool(torch, value.dtype)
+    return pool.copy(value)

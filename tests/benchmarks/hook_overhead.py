@@ -42,6 +42,8 @@ SHARES = (
 IN_README = (
     ("Monitor, a full record, tight loop", "nothing"),
     ("one SummaryWriter.add_scalar, tight loop", "nothing"),
+    ("Monitor, the README's calls (cuda)", "nothing"),
+    ("Monitor, every call of an adapter (cuda)", "nothing"),
     ("Monitor, the README's calls, beside TraceML", "nothing"),
     ("Monitor, every call of an adapter, beside TraceML", "nothing"),
     ("TraceML, init and trace_step", "nothing"),

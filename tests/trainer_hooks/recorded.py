@@ -22,6 +22,10 @@ class Recorded(NamedTuple):
         """The events of this kind."""
         return [event for event in self.events if event["event"] == kind]
 
+    def told(self, fact: str) -> list[object]:
+        """What was said of the run under this name, from first to last: other facts may lie between."""
+        return [each[fact] for each in (self.static.info, *self.of("info")) if fact in each]
+
 
 def recorded(directory: Path) -> list[Recorded]:
     """The recordings below a directory, in the order of their names."""

@@ -107,7 +107,7 @@ def test_steps_batches_tokens_and_losses_are_exact_over_accumulation(recordings:
     assert seen.live.loss_token_sum == pytest.approx(trained.loss_token_sum, rel=1e-6)
     assert [record.gradient_norm for record in seen.steps] == pytest.approx(trained.norms)
     assert seen.live.learning_rates[0] == 0.01
-    assert seen.of("info")[-1]["loss_kind"] == "cross_entropy"
+    assert seen.told("loss_kind") == ["cross_entropy"]
     assert seen.static.info["framework"].startswith("accelerate ")
     assert seen.static.run.startswith("my_project")
     assert seen.live.outcome == FINISHED
@@ -127,9 +127,7 @@ def test_where_nothing_is_mixed_the_precision_is_that_of_the_model(
         accelerating.prepare(network)
         accelerating.prepare(torch.optim.SGD(network.parameters()))
     accelerating.end_training()
-    seen = clean(recordings)
-    told = [seen.static.info.get("precision"), *(each.get("precision") for each in seen.of("info"))]
-    assert [each for each in told if each] == [dtype]
+    assert clean(recordings).told("precision") == [dtype]
 
 
 def test_a_mixed_precision_is_that_of_the_training(recordings: Path) -> None:

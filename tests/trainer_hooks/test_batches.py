@@ -111,7 +111,7 @@ def test_a_watched_model_of_experts_has_a_perplexity(tmp_path: Path, monkeypatch
     assert seen.live.validation_loss == pytest.approx(validated, rel=1e-6)
     assert [event["name"] for event in seen.of("scalar")] == ["auxiliary_loss"]
     assert seen.live.scalars[0] == auxiliary
-    assert seen.of("info")[-1]["loss_kind"] == "cross_entropy"
+    assert seen.told("loss_kind") == ["cross_entropy"]
 
 
 @pytest.mark.parametrize(

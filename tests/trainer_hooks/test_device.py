@@ -38,6 +38,7 @@ class Gpus:
             is_initialized=lambda: self.initialised,
             is_current_stream_capturing=lambda: self.capturing,
             current_device=lambda: self.current,
+            current_stream=lambda index: ("stream", index),
             device_count=lambda: count,
             memory_stats_as_nested_dict=self._memory,
             get_device_properties=lambda index: types.SimpleNamespace(
@@ -74,8 +75,9 @@ class Event:
         self._device: int | None = None
         self.at_ms = -1.0
 
-    def record(self) -> None:
+    def record(self, stream: tuple[str, int]) -> None:
         assert not self._gpus.capturing, "the event would be part of the graph"
+        assert stream == ("stream", self._gpus.current)
         assert self._device in (None, self._gpus.current), "an event stays with its device"
         self._device = self._gpus.current
         self.at_ms = self._gpus.enqueued_ms

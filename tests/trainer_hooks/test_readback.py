@@ -112,11 +112,11 @@ class Device:
     def __init__(self) -> None:
         self.capturing = False
         self.queries = 0
-        self.pinned = 0
+        self.pinned: list[str] = []
         self.work: list[Any] = []
 
-    def tensor(self, value: float, index: int = 0) -> DeviceTensor:
-        return DeviceTensor(self, [value], index)
+    def tensor(self, value: float, index: int = 0, dtype: str = "float32") -> DeviceTensor:
+        return DeviceTensor(self, [value], index, dtype)
 
     def lands(self, copies: int = 1) -> None:
         """Let the device do its next copies, and reach the events behind them."""
@@ -133,18 +133,15 @@ class Device:
         """As much of the torch module as reading needs."""
         cuda = types.SimpleNamespace(
             Event=lambda: Event(self),
-            current_stream=lambda device: ("stream", device.index),
+            current_stream=lambda index: ("stream", index),
             is_current_stream_capturing=lambda: self.capturing,
         )
-        return types.SimpleNamespace(
-            cuda=cuda, float64="float64", empty=self._empty, inference_mode=contextlib.nullcontext
-        )
+        return types.SimpleNamespace(cuda=cuda, empty=self._empty, inference_mode=contextlib.nullcontext)
 
     def _empty(self, size: int, *, dtype: str, pin_memory: bool) -> Any:
-        assert dtype == "float64"
         assert pin_memory
-        self.pinned += 1
-        cells = [Cell(self) for _ in range(size)]
+        self.pinned.append(dtype)
+        cells = [Cell(self, dtype) for _ in range(size)]
         return types.SimpleNamespace(split=lambda length: cells)
 
 
@@ -152,9 +149,16 @@ class DeviceTensor:
     is_cpu = False
     is_cuda = True
 
-    def __init__(self, device: Device, values: list[float], index: int) -> None:
+    def __init__(self, device: Device, values: list[float], index: int = 0, dtype: str = "float32") -> None:
         self.values = values
-        self.device = types.SimpleNamespace(index=index)
+        self.index = index
+        self.dtype = dtype
+
+    def get_device(self) -> int:
+        return self.index
+
+    def is_complex(self) -> bool:
+        return self.dtype.startswith("complex")
 
     def detach(self) -> DeviceTensor:
         return self
@@ -173,12 +177,14 @@ class DeviceTensor:
 class Cell:
     """Pinned memory: what is read before the copy has landed is garbage."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, dtype: str) -> None:
         self._device = device
+        self._dtype = dtype
         self._value = -1e300
 
     def copy_(self, source: DeviceTensor, *, non_blocking: bool) -> None:
         assert non_blocking
+        assert source.dtype == self._dtype, "to convert takes a kernel and memory on the device"
         value = source.values[0]
         self._device.work.append(lambda: setattr(self, "_value", value))
 
@@ -209,7 +215,7 @@ class Event:
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     device = Device()
     monkeypatch.setitem(readback.sys.modules, "torch", device.torch())  # type: ignore[attr-defined]
-    monkeypatch.setattr(readback, "_pool", None)
+    monkeypatch.setattr(readback, "_pools", {})
     return device
 
 
@@ -229,13 +235,19 @@ def test_a_number_is_taken_only_when_its_copy_has_arrived(device: Device) -> Non
     assert pending.take() == 1.5
 
 
-def test_memory_is_pinned_once(device: Device) -> None:
-    for _ in range(600):
-        pending = readback.read(device.tensor(1.5))
+def test_memory_is_pinned_once_for_each_type(device: Device) -> None:
+    for number in range(1200):
+        pending = readback.read(device.tensor(2, dtype=("int64", "bfloat16")[number % 2]))
         device.lands()
         assert isinstance(pending, readback.Pending)
         pending.take()
-    assert device.pinned == 1
+    assert device.pinned == ["int64", "bfloat16"]
+
+
+def test_a_complex_number_on_a_device_is_no_number(device: Device) -> None:
+    with pytest.raises(TypeError):
+        readback.read(device.tensor(1.5, dtype="complex64"))
+    assert device.work == []
 
 
 def test_two_threads_never_get_the_same_cell(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +264,7 @@ def test_two_threads_never_get_the_same_cell(device: Device, monkeypatch: pytest
     mine, theirs = cast(Any, readback.read(device.tensor(1.5))), cast(Any, others[1])
     device.lands_all()
     assert (mine.take(), theirs.take()) == (1.5, 2.5)
-    assert len(set(map(id, readback._pool.free))) == 512  # type: ignore[union-attr]
+    assert len(set(map(id, readback._pools["float32"].free))) == 512
 
 
 def test_a_number_that_another_thread_abandons_meanwhile_is_not_forgotten(
@@ -270,7 +282,7 @@ def test_a_number_that_another_thread_abandons_meanwhile_is_not_forgotten(
     monkeypatch.setattr(readback.Pending, "reclaim", reclaiming)
     device.lands_all()
     assert readback.read(device.tensor(2.5)) is not None
-    assert readback._pool.abandoned == [pending[1]]  # type: ignore[union-attr]
+    assert readback._pools["float32"].abandoned == [pending[1]]
 
 
 def test_a_copy_that_fails_costs_no_cell(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +293,7 @@ def test_a_copy_that_fails_costs_no_cell(device: Device, monkeypatch: pytest.Mon
         broken.setattr(Cell, "copy_", fails)
         with pytest.raises(RuntimeError, match="CUDA"):
             readback.read(device.tensor(1.5))
-    assert len(readback._pool.free) == 512  # type: ignore[union-attr]
+    assert len(readback._pools["float32"].free) == 512
 
 
 def test_the_event_is_recorded_where_the_copy_runs(device: Device) -> None:
@@ -311,7 +323,7 @@ def test_when_all_cells_are_taken_there_is_no_copy(device: Device) -> None:
 def test_a_tensor_of_many_elements_costs_no_cell(device: Device) -> None:
     for _ in range(600):
         with pytest.raises(RuntimeError):
-            readback.read(DeviceTensor(device, [1.0, 2.0], 0))
+            readback.read(DeviceTensor(device, [1.0, 2.0]))
     assert readback.read(device.tensor(1.0)) is not None
 
 
@@ -486,7 +498,7 @@ def waiting_is_an_error() -> Iterator[None]:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_tensor_is_read_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readback, "_pool", None)
+    monkeypatch.setattr(readback, "_pools", {})
     with Monitor(run="a-run", directory=tmp_path) as monitor, torch.inference_mode():
         losses = list(torch.arange(200.0, device="cuda").unbind())
         with waiting_is_an_error():

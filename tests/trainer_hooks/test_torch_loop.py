@@ -168,7 +168,7 @@ def test_the_loss_of_a_language_model_is_exact_over_accumulation_and_uneven_batc
     assert seen.live.loss_token_sum == pytest.approx(
         sum(loss * weight for loss, weight in zip(losses, weights, strict=True)), rel=1e-6
     )
-    assert seen.of("info")[-1]["loss_kind"] == "cross_entropy"
+    assert seen.told("loss_kind") == ["cross_entropy"]
 
 
 def test_losses_summed_before_one_backward_pass_are_micro_batches_each(recordings: Path) -> None:
@@ -213,7 +213,7 @@ def test_what_is_wrapped_tells_the_arguments_of_the_wrapper(recordings: Path) ->
     seen = clean(recordings)
     assert (seen.live.samples, seen.live.tokens_all) == (2, batch["input_ids"].numel())
     assert seen.live.tokens_trained == trained(batch)
-    assert seen.of("info")[-1]["loss_kind"] == "cross_entropy"
+    assert seen.told("loss_kind") == ["cross_entropy"]
 
 
 def test_the_labels_of_an_encoder_decoder_are_not_shifted(recordings: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_criterion_tells_the_trained_tokens_where_the_model_is_given_no_labels
     assert (seen.live.steps, seen.live.batches) == (3, 3)
     assert seen.live.tokens_trained == sum(map(trained, batches))
     assert seen.live.loss_token_sum == pytest.approx(total, rel=1e-6)
-    assert seen.of("info")[-1]["loss_kind"] == "cross_entropy"
+    assert seen.told("loss_kind") == ["cross_entropy"]
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_a_loss_that_is_no_plain_cross_entropy_gets_no_perplexity(
         monitor.watch(model, criterion, optimizer)
         criterion(model(torch.ones(4, 3)), torch.arange(4)).backward()
         optimizer.step()
-    assert not clean(recordings).of("info")
+    assert clean(recordings).told("loss_kind") == []
 
 
 def test_a_loss_kind_that_was_told_stays(recordings: Path) -> None:
@@ -328,7 +328,7 @@ def test_a_loss_kind_that_was_told_stays(recordings: Path) -> None:
         monitor.watch(model, optimizer)
         model(**conversations(1)[0]).loss.backward()
         optimizer.step()
-    assert not clean(recordings).of("info")
+    assert clean(recordings).told("loss_kind") == ["dpo"]
 
 
 def test_an_evaluation_is_apart_and_weighted_by_tokens(recordings: Path) -> None:
