@@ -93,7 +93,7 @@ def resolution_seconds(
         if rows <= most:
             return width if rows >= _A_CURVE or finer is None else finer
         finer = width if rows <= 10 * most else None
-    return _WIDEST
+    return _WIDEST if oldest_ns is not None else 0
 
 
 def _oldest_ns(connection: sqlite3.Connection, recording: Recording, width: int) -> int | None:

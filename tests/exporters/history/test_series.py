@@ -58,6 +58,20 @@ def test_a_short_run_has_a_point_for_each_step(
     assert points.time == pytest.approx([start + 1, start + 3], abs=0.002)
 
 
+def test_steps_that_are_in_no_bucket_yet_were_looked_at_one_by_one(
+    directory: Path, database: Database
+) -> None:
+    training = recorder(directory)
+    write(training, steps(training, losses(300), seconds=0.01))
+    collector = HistoryCollector([directory], database, buckets_every_seconds=math.inf)
+    read_all(collector)
+
+    (found,) = curves(database, "loss", most_points=20).values()
+
+    assert found.resolution_seconds == 0
+    assert 10 <= len(found.points.mean) <= 21
+
+
 def test_many_steps_are_few_points_and_no_spike_is_lost(
     directory: Path, database: Database, collector: HistoryCollector
 ) -> None:
