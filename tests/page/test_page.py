@@ -17,6 +17,7 @@ from tests.page.browser import wait_for
 from tests.page.conftest import NewTab
 from tests.trainer_hooks.processes import wait_until
 from tests.trainvitals.test_serve import Service
+from tests.trainvitals.test_tls import made_pair
 from trainer_hooks.recording import FINISHED
 
 TRAIN = "exec('import time\\nfor i in range(10**6): steps(1, loss=2.0 + 1 / (i + 1)); time.sleep(0.05)')"
@@ -29,6 +30,12 @@ def headed(page: Page, name: str) -> None:
 def step_of(page: Page) -> int:
     text = page.locator(".head .progress .sub").inner_text()
     return int(re.sub(r"\D", "", text.partition(" of ")[0]))
+
+
+def wait_for_steps(page: Page) -> None:
+    """Until it tells of more than now."""
+    told = "parseInt(document.querySelector('.head .progress .sub').innerText.slice(5))"
+    wait_for(page, f"{told} > {step_of(page)}")
 
 
 @pytest.mark.long
@@ -215,7 +222,7 @@ def test_a_dead_run_is_acknowledged_and_is_no_alarm_from_then_on(
 
 
 @pytest.mark.long
-def test_a_stranger_has_to_log_in_where_tokens_are_needed(
+def test_a_stranger_has_to_log_in_where_tokens_are_needed_and_follows_the_run_over_tls(
     services: list[Service], new_tab: NewTab, tmp_path: Path
 ) -> None:
     tokens = tmp_path / "tokens.json"
@@ -225,10 +232,12 @@ def test_a_stranger_has_to_log_in_where_tokens_are_needed(
         [sys.executable, "-m", "trainvitals", *create], capture_output=True, text=True, check=True, timeout=60
     )
     token = next(word for word in made.stdout.split() if len(word) > 20)
-    options = ("--dir", str(tmp_path / "recordings"), "--token-file", str(tokens))
+    certificate, key = made_pair(tmp_path)
+    options = ["--dir", str(tmp_path / "recordings"), "--token-file", str(tokens)]
+    options += ["--tls-cert", str(certificate), "--tls-key", str(key)]
     services.append(service := Service(tmp_path, *options).wait_until_ready())
     with Trainer(tmp_path / "recordings") as trainer:
-        trainer.do("steps(3)")
+        trainer.begin(TRAIN)
         page = new_tab(service.url).open()
         expect(page.get_by_role("heading", name="You are not permitted to see this")).to_be_visible()
 
@@ -237,6 +246,10 @@ def test_a_stranger_has_to_log_in_where_tokens_are_needed(
 
         page.get_by_role("link", name="a-run").click()
         headed(page, "a-run")
+        (cookie,) = page.context.cookies()
+        assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Strict")
+        expect(page.locator("#live")).to_have_text("Live")
+        wait_for_steps(page)
         page.get_by_role("button", name="a-viewer · viewer").click()
         page.get_by_role("button", name="Log out").click()
         expect(page.get_by_role("heading", name="You are not permitted to see this")).to_be_visible()
@@ -256,10 +269,7 @@ def test_a_full_disk_is_told_and_made_up_for(
 
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, whole[1]))
         expect(page.locator("#problems")).to_contain_text("history")
-        step = step_of(page)
-        wait_for(
-            page, f"parseInt(document.querySelector('.head .progress .sub').innerText.slice(5)) > {step}"
-        )
+        wait_for_steps(page)
         assert service.value("trainvitals_collector_success", collector="history") == 0
 
         resource.prlimit(pid, resource.RLIMIT_FSIZE, whole)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +48,10 @@ class Service:
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline()
         self.url = self.first_line.removeprefix("trainvitals: ").strip()
-        assert self.url.startswith("http://"), self.log
-        self.client = httpx.Client(base_url=self.url, timeout=20)
+        certificate = dict(pairwise(options)).get("--tls-cert")
+        assert self.url.startswith("https://" if certificate else "http://"), self.log
+        trusted = ssl.create_default_context(cafile=certificate) if certificate else True
+        self.client = httpx.Client(base_url=self.url, timeout=20, verify=trusted)
 
     @property
     def local_token(self) -> dict[str, str]:

@@ -11,12 +11,14 @@ from trainvitals.tls import check_tls
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate and its key."""
-    return _made(tmp_path_factory.mktemp("pair"))
+    return made_pair(tmp_path_factory.mktemp("pair"))
 
 
-def _made(folder: Path, *options: str) -> tuple[Path, Path]:
+def made_pair(folder: Path, *options: str) -> tuple[Path, Path]:
+    """A certificate of this machine that trusts itself, and its key."""
     certificate, key = folder / "cert.pem", folder / "key.pem"
     made_of = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost"]
+    made_of += ["-addext", "subjectAltName = IP:127.0.0.1"]
     files = ["-keyout", str(key), "-out", str(certificate)]
     command = ["openssl", "req", "-x509", *made_of, *files, *(options or ["-noenc"])]
     subprocess.run(command, check=True, capture_output=True)
@@ -37,10 +39,10 @@ def test_one_without_the_other_is_refused(pair: tuple[Path, Path]) -> None:
 def test_what_is_no_pair_is_said_and_nobody_is_asked_for_a_password(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    _, other_key = _made(tmp_path)
+    _, other_key = made_pair(tmp_path)
     (tmp_path / "no.pem").write_text("nothing")
     (tmp_path / "locked").mkdir()
-    locked = _made(tmp_path / "locked", "-passout", "pass:secret")
+    locked = made_pair(tmp_path / "locked", "-passout", "pass:secret")
 
     for certificate, key, said in (
         (pair[0], other_key, "the key is not that of the certificate"),
