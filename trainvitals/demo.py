@@ -194,6 +194,7 @@ def _has_gpu() -> bool:
 
 
 def _print_urls(console: Console, stack: Stack) -> None:
+    console.print(f"  the page      {stack.service_url}/")
     console.print(f"  service       {stack.service_url}/metrics  {stack.service_url}/api/v1/runs")
     console.print(f"  Prometheus    {stack.prometheus_url}/alerts")
     console.print(f"  Alertmanager  {stack.alertmanager_url}/#/alerts")
