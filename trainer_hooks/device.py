@@ -136,7 +136,6 @@ class Timeline:
         self._borders: deque[_Border] = deque()
         self._free: dict[int, list[Any]] = {}
         self._made = 0
-        self._begun = False  # whether the device has come to the oldest border, as far as it was asked
 
     def border(self, before: int, after: int) -> None:
         """Phase `before` of PHASES ends here, and `after` begins."""
@@ -159,7 +158,7 @@ class Timeline:
                 self.resolve()
         if not free:
             return None
-        free[-1].record(self._cuda.current_stream(device))  # torch takes 4 µs to find it by itself
+        free[-1].record(self._cuda.current_stream(device))  # without the device torch takes longer to find it
         return free.pop()
 
     def resolve(self) -> None:
@@ -172,11 +171,9 @@ class Timeline:
                 begin, end = borders[0], borders[1]
                 if end.event is not None and not end.event.query():
                     return
-                asked = self._begun or begin.place == _NO_TIME or begin.event is None
-                if not asked and not begin.event.query():
+                if begin.place != _NO_TIME and begin.event is not None and not begin.event.query():
                     return  # of a stream that is further behind
                 self._pass_over()
-                self._begun = True  # the end of this one is where the next begins
         except Exception:
             self.abandon()
             raise
@@ -196,7 +193,6 @@ class Timeline:
     def abandon(self) -> None:
         """Nobody asks any more; what has not been added up is left out."""
         borders, self._borders = self._borders, deque()
-        self._begun = False
         for at, border in enumerate(borders):
             if border.event is not None:
                 self._free[border.device].append(border.event)

@@ -7,6 +7,7 @@ current, and read when the copy has arrived, which a later query tells; nothing 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 _POOL_SIZE = 512
@@ -15,10 +16,11 @@ _POOL_SIZE = 512
 class Pending:
     """A number on its way from a device. Either `take` or `abandon` ends it, once."""
 
-    __slots__ = ("_cell", "_event", "_pool")
+    __slots__ = ("_cell", "_event", "_pool", "_slot")
 
-    def __init__(self, pool: _PinnedPool, cell: Any, event: Any) -> None:
+    def __init__(self, pool: _PinnedPool, slot: int, cell: Any, event: Any) -> None:
         self._pool = pool
+        self._slot = slot
         self._cell = cell
         self._event = event
 
@@ -28,9 +30,10 @@ class Pending:
 
     def take(self) -> float:
         """The number, once it has arrived."""
-        value = float(self._cell.item())
-        self._pool.free.append(self._cell)
-        return value
+        try:
+            return float(self._cell.item())
+        finally:
+            self._pool.free.append(self._slot)
 
     def abandon(self) -> None:
         """Nobody wants the number any more; its cell is not free before the copy has landed in it."""
@@ -40,45 +43,56 @@ class Pending:
         """Whether an abandoned number's cell could be given back."""
         if not self.arrived():
             return False
-        self._pool.free.append(self._cell)
+        self._pool.free.append(self._slot)
         return True
 
 
 class _PinnedPool:
-    """One-element cells of one pinned buffer: pinning memory is slow, so it is done once.
+    """Slots of 8 bytes in one pinned buffer: pinning memory is slow, so it is done once.
 
-    A cell is of the type that is copied into it: to convert would take a kernel and memory on the device.
+    A slot is a cell of the type that is copied into it: to convert takes a kernel and memory on the device.
     """
 
-    def __init__(self, torch: Any, dtype: Any) -> None:
+    def __init__(self, torch: Any) -> None:
+        self._inference_mode = torch.inference_mode
         with torch.inference_mode(False):  # born in an evaluation, the buffer could not be written outside it
-            buffer = torch.empty(_POOL_SIZE, dtype=dtype, pin_memory=True)
+            self._buffer = torch.empty(_POOL_SIZE, dtype=torch.int64, pin_memory=True)
+        self._cells: dict[Any, Sequence[Any]] = {}  # those of each type, in the order of the slots
         self._cuda = torch.cuda
         self.capturing = torch.cuda.is_current_stream_capturing
-        self.free = list(buffer.split(1))
+        self.free = list(range(_POOL_SIZE))
         self.abandoned: list[Pending] = []
 
     def copy(self, tensor: Any) -> Pending | None:
         """Start the copy of a one-element tensor; None when no cell is free."""
         value = tensor.detach().reshape(1)
+        cells = self._cells.get(value.dtype) or self._cells_of(value.dtype)
         if not self.free:
             abandoned, self.abandoned = self.abandoned, []  # other threads add to it meanwhile
             self.abandoned.extend([each for each in abandoned if not each.reclaim()])
             if not self.free:
                 return None
-        cell = self.free.pop()  # at once: other threads have trainings, too
+        slot = self.free.pop()  # at once: other threads have trainings, too
         try:
+            cell = cells[slot]
             cell.copy_(value, non_blocking=True)
             event = self._cuda.Event()
-            # The copy runs there, whatever device is current. Of a number torch finds the stream at once.
+            # The copy runs there, whatever device is current.
             event.record(self._cuda.current_stream(tensor.get_device()))
         except BaseException:
-            self.free.append(cell)
+            self.free.append(slot)
             raise
-        return Pending(self, cell, event)
+        return Pending(self, slot, cell, event)
+
+    def _cells_of(self, dtype: Any) -> Sequence[Any]:
+        """The slots as cells of this type. Raises RuntimeError for one of more than 8 bytes."""
+        with self._inference_mode(False):
+            cells: Sequence[Any] = self._buffer.view(dtype).view(_POOL_SIZE, -1)[:, :1].unbind()
+        self._cells[dtype] = cells
+        return cells
 
 
-_pools: dict[Any, _PinnedPool] = {}  # by the type of their cells
+_pool: _PinnedPool | None = None
 _plain_tensor: Any = None  # torch.Tensor, once torch is there: no subclass, so no DTensor either
 
 
@@ -111,6 +125,7 @@ def capturing(*values: Any) -> bool:
 
 def read(value: Any) -> float | Pending | None:
     """The value as a float, or on its way; None when it cannot be read without harm. Raises as `read_now`."""
+    global _pool
     if value.__class__ is _plain_tensor and value.is_cpu:
         return float(value.item())
     _remember_plain_tensors()
@@ -122,7 +137,6 @@ def read(value: Any) -> float | Pending | None:
         return None  # a copy or event would become part of the graph
     if value.is_complex():
         raise TypeError("a complex number is no number here")
-    pool = _pools.get(value.dtype)
-    if pool is None:
-        pool = _pools[value.dtype] = _PinnedPool(torch, value.dtype)
-    return pool.copy(value)
+    if _pool is None:
+        _pool = _PinnedPool(torch)
+    return _pool.copy(value)

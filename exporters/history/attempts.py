@@ -60,7 +60,7 @@ def _ends(connection: sqlite3.Connection, recordings: Sequence[Recording], axis:
         newest_ns = _newest_ns(connection, recording)
         if newest_ns is not None and axis != "time":
             if taken_up is not None:
-                newest_ns = _end_of_step(connection, recording, taken_up)
+                newest_ns = end_of_step(connection, recording, taken_up)
             began_at = _step_before(connection, recording)
             taken_up = began_at if taken_up is None else min(taken_up, began_at)
         ends.append(newest_ns)
@@ -93,7 +93,7 @@ def _newest_ns(connection: sqlite3.Connection, recording: Recording) -> int | No
     return None if newest is None else int(newest)
 
 
-def _end_of_step(connection: sqlite3.Connection, recording: Recording, step: int) -> int:
+def end_of_step(connection: sqlite3.Connection, recording: Recording, step: int) -> int:
     """When the last step up to this number ended; before the recording began where it has none."""
     ends = [
         connection.execute(

@@ -82,6 +82,8 @@ def resolution_seconds(
 
     Up to ten times as many are read where buckets would be so few that they make no curve.
     """
+    if stretch.first_ns > recording.bucketed_ns:
+        return 0
     oldest_ns = _oldest_ns(connection, recording, _WIDEST)
     steps = count(connection, recording, stretch)
     finer: int | None = None
@@ -93,7 +95,7 @@ def resolution_seconds(
         if rows <= most:
             return width if rows >= _A_CURVE or finer is None else finer
         finer = width if rows <= 10 * most else None
-    return _WIDEST if oldest_ns is not None else 0
+    return _WIDEST
 
 
 def _oldest_ns(connection: sqlite3.Connection, recording: Recording, width: int) -> int | None:

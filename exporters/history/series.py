@@ -19,7 +19,7 @@ from exporters.history.ranks import Places, over_ranks
 EVALUATIONS = {"validation_loss": "loss", "validation_accuracy": "accuracy"}
 FAR_FUTURE = 1e12  # SQLite has no infinite numbers
 ALWAYS = (0.0, FAR_FUTURE)
-EVENTS_WITHIN_NS = 1_000_000  # their times are rounded: one right after a step is not to lie before it
+_EVENT_ROUNDING_NS = 500_000  # the time of an event is kept in milliseconds
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,10 @@ def _place_of_evaluation(
     last = bins.totals_before(connection, recording, stretch.last_ns + 1, ["step"])
     if last is not None and step is not None and step > (last.values["step"] or 0):
         return None
-    moment_ns = min(round((at - recording.wall_offset_seconds) * 1e9) + EVENTS_WITHIN_NS, stretch.last_ns + 1)
+    done_ns = round((at - recording.wall_offset_seconds) * 1e9) + _EVENT_ROUNDING_NS
+    if step is not None:
+        done_ns = attempts.end_of_step(connection, recording, step)
+    moment_ns = min(done_ns, stretch.last_ns) + 1
     totals = bins.totals_before(connection, recording, moment_ns, ["tokens_all"])
     return before + int((totals.values["tokens_all"] if totals else 0) or 0)
 

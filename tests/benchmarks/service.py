@@ -89,7 +89,7 @@ class Load(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Milliseconds until a page has all of a run: each request, the longest of some tries."""
+    """Milliseconds until a page has all of a run: of each request the median of some tries."""
 
     by_request: dict[str, float]
 

@@ -43,7 +43,7 @@ class Tab:
     ) -> None:
         self.url = url
         self._context = browser.new_context(
-            ignore_https_errors=True,  # a test's certificate is nobody's
+            ignore_https_errors=url.startswith("https"),  # a test's certificate is its own
             viewport={"width": size[0], "height": size[1]},
             color_scheme="dark" if scheme == "dark" else "light",
             reduced_motion="reduce",

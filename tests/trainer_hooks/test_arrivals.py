@@ -16,7 +16,7 @@ class Copy:
         self.landed = self.broken = False
         self.free: list[object] = []
         self.abandoned: list[Pending] = []
-        self.pending = Pending(cast(Any, self), self, self)
+        self.pending = Pending(cast(Any, self), 0, self, self)
 
     def capturing(self) -> bool:
         return False

@@ -112,7 +112,7 @@ class Device:
     def __init__(self) -> None:
         self.capturing = False
         self.queries = 0
-        self.pinned: list[str] = []
+        self.pinned = 0
         self.work: list[Any] = []
 
     def tensor(self, value: float, index: int = 0, dtype: str = "float32") -> DeviceTensor:
@@ -136,13 +136,14 @@ class Device:
             current_stream=lambda index: ("stream", index),
             is_current_stream_capturing=lambda: self.capturing,
         )
-        return types.SimpleNamespace(cuda=cuda, empty=self._empty, inference_mode=contextlib.nullcontext)
+        return types.SimpleNamespace(
+            cuda=cuda, int64="int64", empty=self._empty, inference_mode=contextlib.nullcontext
+        )
 
     def _empty(self, size: int, *, dtype: str, pin_memory: bool) -> Any:
-        assert pin_memory
-        self.pinned.append(dtype)
-        cells = [Cell(self, dtype) for _ in range(size)]
-        return types.SimpleNamespace(split=lambda length: cells)
+        assert (dtype, pin_memory) == ("int64", True)
+        self.pinned += 1
+        return Buffer(self, size)
 
 
 class DeviceTensor:
@@ -172,6 +173,26 @@ class DeviceTensor:
         raise AssertionError("the hook waited for the device")
 
     __float__ = __bool__ = __int__ = __index__ = item
+
+
+class Buffer:
+    """What is pinned at once, seen as cells of one type or another."""
+
+    def __init__(self, device: Device, size: int) -> None:
+        self._device = device
+        self._size = size
+        self._dtype = "int64"
+
+    def view(self, *shape: Any) -> Buffer:
+        if len(shape) == 1:
+            self._dtype = shape[0]
+        return self
+
+    def __getitem__(self, part: Any) -> Buffer:
+        return self
+
+    def unbind(self) -> list[Cell]:
+        return [Cell(self._device, self._dtype) for _ in range(self._size)]
 
 
 class Cell:
@@ -215,7 +236,7 @@ class Event:
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     device = Device()
     monkeypatch.setitem(readback.sys.modules, "torch", device.torch())  # type: ignore[attr-defined]
-    monkeypatch.setattr(readback, "_pools", {})
+    monkeypatch.setattr(readback, "_pool", None)
     return device
 
 
@@ -235,13 +256,58 @@ def test_a_number_is_taken_only_when_its_copy_has_arrived(device: Device) -> Non
     assert pending.take() == 1.5
 
 
-def test_memory_is_pinned_once_for_each_type(device: Device) -> None:
+def test_memory_is_pinned_once_for_all_types(device: Device) -> None:
     for number in range(1200):
         pending = readback.read(device.tensor(2, dtype=("int64", "bfloat16")[number % 2]))
         device.lands()
         assert isinstance(pending, readback.Pending)
         pending.take()
-    assert device.pinned == ["int64", "bfloat16"]
+    assert device.pinned == 1
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        torch.tensor(True),
+        torch.tensor(3, dtype=torch.int8),
+        torch.tensor(1.5, dtype=torch.bfloat16),
+        torch.tensor([[1.5]], dtype=torch.float16),
+        torch.tensor(0.1),
+        torch.tensor(0.1, dtype=torch.float64),
+        torch.tensor(2**40),
+    ],
+    ids=lambda number: str(number.dtype),
+)
+def test_torchs_own_cells_hold_numbers_of_every_type(number: torch.Tensor) -> None:
+    """Of memory that is not pinned: there is none without a device."""
+    cuda = types.SimpleNamespace(
+        Event=lambda: types.SimpleNamespace(record=lambda stream: None, query=lambda: True),
+        current_stream=lambda index: None,
+        is_current_stream_capturing=lambda: False,
+    )
+    without_a_device: Any = types.SimpleNamespace(
+        cuda=cuda,
+        int64=torch.int64,
+        empty=lambda size, *, dtype, pin_memory: torch.empty(size, dtype=dtype),
+        inference_mode=torch.inference_mode,
+    )
+    with torch.inference_mode():
+        pool = readback._PinnedPool(without_a_device)
+        pending = [pool.copy(number)]
+    pending += [pool.copy(torch.zeros_like(number)), pool.copy(number)]
+
+    taken = [cast(readback.Pending, each).take() for each in pending]
+    assert taken == [float(number), 0.0, float(number)]
+    assert sorted(pool.free) == list(range(512))
+
+
+def test_a_number_that_cannot_be_read_costs_no_cell(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    pending = cast(readback.Pending, readback.read(device.tensor(1.5)))
+    device.lands()
+    monkeypatch.setattr(Cell, "item", lambda cell: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pending.take()
+    assert len(readback._pool.free) == 512  # type: ignore[union-attr]
 
 
 def test_a_complex_number_on_a_device_is_no_number(device: Device) -> None:
@@ -264,7 +330,7 @@ def test_two_threads_never_get_the_same_cell(device: Device, monkeypatch: pytest
     mine, theirs = cast(Any, readback.read(device.tensor(1.5))), cast(Any, others[1])
     device.lands_all()
     assert (mine.take(), theirs.take()) == (1.5, 2.5)
-    assert len(set(map(id, readback._pools["float32"].free))) == 512
+    assert len(set(readback._pool.free)) == 512  # type: ignore[union-attr]
 
 
 def test_a_number_that_another_thread_abandons_meanwhile_is_not_forgotten(
@@ -282,7 +348,7 @@ def test_a_number_that_another_thread_abandons_meanwhile_is_not_forgotten(
     monkeypatch.setattr(readback.Pending, "reclaim", reclaiming)
     device.lands_all()
     assert readback.read(device.tensor(2.5)) is not None
-    assert readback._pools["float32"].abandoned == [pending[1]]
+    assert readback._pool.abandoned == [pending[1]]  # type: ignore[union-attr]
 
 
 def test_a_copy_that_fails_costs_no_cell(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +359,7 @@ def test_a_copy_that_fails_costs_no_cell(device: Device, monkeypatch: pytest.Mon
         broken.setattr(Cell, "copy_", fails)
         with pytest.raises(RuntimeError, match="CUDA"):
             readback.read(device.tensor(1.5))
-    assert len(readback._pools["float32"].free) == 512
+    assert len(readback._pool.free) == 512  # type: ignore[union-attr]
 
 
 def test_the_event_is_recorded_where_the_copy_runs(device: Device) -> None:
@@ -498,7 +564,7 @@ def waiting_is_an_error() -> Iterator[None]:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_tensor_is_read_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readback, "_pools", {})
+    monkeypatch.setattr(readback, "_pool", None)
     with Monitor(run="a-run", directory=tmp_path) as monitor, torch.inference_mode():
         losses = list(torch.arange(200.0, device="cuda").unbind())
         with waiting_is_an_error():

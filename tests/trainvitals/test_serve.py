@@ -125,6 +125,13 @@ def taken_port() -> Iterator[int]:
         yield int(listener.getsockname()[1])
 
 
+def test_it_stops_in_order_from_its_first_line_on(services: list[Service], tmp_path: Path) -> None:
+    services.append(service := Service(tmp_path, "--dir", str(tmp_path / "recordings")))
+
+    assert service.terminate() == 0
+    assert "Traceback" not in service.log
+
+
 def test_a_port_in_use_is_named_with_the_option_that_chooses_another(taken_port: int, tmp_path: Path) -> None:
     done = serve("--listen", f"127.0.0.1:{taken_port}", "--state", str(tmp_path / "history.db"))
 

@@ -15,7 +15,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def made_pair(folder: Path, *options: str) -> tuple[Path, Path]:
-    """A certificate of this machine that trusts itself, and its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     certificate, key = folder / "cert.pem", folder / "key.pem"
     made_of = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost"]
     made_of += ["-addext", "subjectAltName = IP:127.0.0.1"]

@@ -63,13 +63,29 @@ def test_steps_that_are_in_no_bucket_yet_were_looked_at_one_by_one(
 ) -> None:
     training = recorder(directory)
     write(training, steps(training, losses(300), seconds=0.01))
-    collector = HistoryCollector([directory], database, buckets_every_seconds=math.inf)
-    read_all(collector)
+    read_all(HistoryCollector([directory], database, buckets_every_seconds=math.inf))
 
     (found,) = curves(database, "loss", most_points=20).values()
 
     assert found.resolution_seconds == 0
     assert 10 <= len(found.points.mean) <= 21
+
+
+def test_steps_since_the_last_bucket_were_looked_at_one_by_one(
+    directory: Path, database: Database, collector: HistoryCollector
+) -> None:
+    training = recorder(directory)
+    records = steps(training, losses(1000), seconds=0.05)
+    write(training, records[:600])
+    read_all(collector)
+    write(training, records[600:])
+    read_all(HistoryCollector([directory], database, buckets_every_seconds=math.inf))
+    since = training.static.start_wall_ns / 1e9 + 600 * 0.05
+
+    (found,) = curves(database, "loss", most_points=1, between=(since + 0.02, since + 1e6)).values()
+
+    assert found.resolution_seconds == 0
+    assert found.points.step[-1] == 1000
 
 
 def test_many_steps_are_few_points_and_no_spike_is_lost(
