@@ -102,7 +102,8 @@ class Service:
     def stop(self) -> None:
         if self._registration is not None:
             self._registration.close()  # which ends a call that waits for its answer
-        self._scheduler.shutdown(wait=False)
+        if self._scheduler.running:  # not where the start was interrupted
+            self._scheduler.shutdown(wait=False)
         stop_all(self._runners)
         self._gpus.close()
         self._access.close()

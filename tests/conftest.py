@@ -14,6 +14,8 @@ from tests.fake_nvml import Calls, Machine
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from tests.trainvitals.test_serve import Service
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _logs_of_stable_baselines3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -55,3 +57,12 @@ def browser() -> Iterator[Browser]:
     expect.set_options(timeout=20_000)
     with chromium() as opened:
         yield opened
+
+
+@pytest.fixture
+def services() -> Iterator[list[Service]]:
+    """Those that are put in here are ended with the test."""
+    started: list[Service] = []
+    yield started
+    for service in started:
+        service.close()

@@ -6,7 +6,7 @@ import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from exporters.alert_inbox import Notification
 from exporters.api import models
@@ -22,7 +22,7 @@ _FAILS: dict[int | str, dict[str, Any]] = {
 
 
 class Received(BaseModel):
-    stored: int
+    stored: int = Field(examples=[1])
 
 
 def routes(database: Database) -> APIRouter:

@@ -49,7 +49,7 @@ class Health(BaseModel):
 
 class Readiness(BaseModel):
     ready: bool
-    waiting_for: list[str]
+    waiting_for: list[str] = Field(examples=[["history"]])
 
 
 def create_app(
@@ -72,7 +72,7 @@ def create_app(
         """The process is alive."""
         return Health(status="ok", version=trainer_hooks.__version__)
 
-    @app.get("/ready", responses={503: {"model": Readiness}})
+    @app.get("/ready", responses={200: {"model": Readiness}, 503: {"model": Readiness}})
     def ready() -> Response:
         """Every collector has looked once, or is overdue."""
         waiting = [runner.collector.name for runner in runners if not runner.ready]

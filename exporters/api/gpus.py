@@ -35,8 +35,8 @@ class Release(BaseModel):
 class Released(BaseModel):
     """Whether the session is closed, which lets the driver be unloaded, and for how long none is opened."""
 
-    closed: bool
-    seconds_left: float
+    closed: bool = Field(examples=[True])
+    seconds_left: float = Field(examples=[117.5])
 
 
 def routes(gpus: Gpus, runners: Sequence[Runner]) -> APIRouter:

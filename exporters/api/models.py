@@ -48,7 +48,7 @@ class Rank(_Answer):
     """The newest attempt of one rank."""
 
     rank: int
-    node: str
+    node: str = Field(examples=["node-7"])
     pid: int
     state: State
     attempt: int
@@ -125,9 +125,9 @@ class Progress(_Answer):
     has one; of a run that died it is null.
     """
 
-    run: str
+    run: str = Field(examples=["tiny-gpt2"])
     state: State
-    phase: str | None
+    phase: str | None = Field(examples=["evaluation"])
     stage: str | None
     step: int
     steps_expected: int | None
@@ -173,7 +173,7 @@ class RankList(BaseModel):
 class GpuOfRun(_Answer):
     """A GPU on which a rank was seen to train."""
 
-    gpu_uuid: str
+    gpu_uuid: str = Field(examples=["GPU-1472f18e-8252-1f6c-7439-df6e4164416d"])
     rank: int
     first_seen_at: float
     first_seen_at_iso = iso_of("first_seen_at")
@@ -200,10 +200,10 @@ class Points(_Answer):
 class Curve(_Answer):
     """A curve; `labels` say whose, and `resolution_seconds` is 0 where every step was looked at."""
 
-    name: str
-    unit: str
-    labels: dict[str, str]
-    resolution_seconds: int
+    name: str = Field(examples=["loss"])
+    unit: str = Field(examples=["tokens/second"])
+    labels: dict[str, str] = Field(examples=[{"rank": "0"}])
+    resolution_seconds: int = Field(examples=[60])
     points: Points
 
 
@@ -212,18 +212,18 @@ class CurveList(BaseModel):
 
 
 class CurvesOfRun(CurveList):
-    run: str
+    run: str = Field(examples=["tiny-gpt2"])
 
 
 class Comparison(BaseModel):
-    by: str
+    by: str = Field(examples=["step"])
     runs: list[CurvesOfRun]
 
 
 class Aborted(BaseModel):
     """What was done: the processes of these pids were asked to end, or it was noted that the run is dead."""
 
-    run: str
+    run: str = Field(examples=["tiny-gpt2"])
     action: Literal["signalled", "acknowledged"]
     pids: list[int]
 
@@ -262,7 +262,7 @@ class GpuList(BaseModel):
     """The GPUs, and why something of them is missing at present: `gpu, gpu_mig: the driver is not loaded`."""
 
     gpus: list[GpuStatus]
-    problems: list[str]
+    problems: list[str] = Field(examples=[["gpu, gpu_mig: the driver is not loaded"]])
 
 
 def summary(status: RunStatus, sparkline: list[float] | None = None) -> RunSummary:

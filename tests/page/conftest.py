@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -45,9 +46,7 @@ def invented() -> Iterator[str]:
 
 
 @pytest.fixture
-def services() -> Iterator[list[Service]]:
-    """Those that are put in here are ended with the test."""
-    started: list[Service] = []
-    yield started
-    for service in started:
-        service.close()
+def service(services: list[Service], tmp_path: Path) -> Service:
+    """A real one, ready, that follows the recordings below `tmp_path / "recordings"`."""
+    services.append(Service(tmp_path, "--dir", str(tmp_path / "recordings")))
+    return services[0].wait_until_ready()

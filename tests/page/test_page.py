@@ -39,10 +39,7 @@ def wait_for_steps(page: Page) -> None:
 
 
 @pytest.mark.long
-def test_without_runs_it_says_how_to_record_one(
-    services: list[Service], new_tab: NewTab, tmp_path: Path
-) -> None:
-    services.append(service := Service(tmp_path, "--dir", str(tmp_path / "recordings")).wait_until_ready())
+def test_without_runs_it_says_how_to_record_one(service: Service, new_tab: NewTab, tmp_path: Path) -> None:
     tab = new_tab(service.url)
     page = tab.open()
 
@@ -55,9 +52,8 @@ def test_without_runs_it_says_how_to_record_one(
 
 
 def test_a_run_is_followed_while_it_trains_and_its_kill_is_told_within_ten_seconds(
-    services: list[Service], new_tab: NewTab, tmp_path: Path
+    service: Service, new_tab: NewTab, tmp_path: Path
 ) -> None:
-    services.append(service := Service(tmp_path, "--dir", str(tmp_path / "recordings")).wait_until_ready())
     with Trainer(tmp_path / "recordings") as trainer, Trainer(tmp_path / "recordings", "other") as other:
         trainer.do("monitor.expect(steps=1000)")
         other.do("steps(3)")
@@ -93,9 +89,8 @@ def test_a_run_is_followed_while_it_trains_and_its_kill_is_told_within_ten_secon
 
 @pytest.mark.long
 def test_what_the_mouse_rests_on_stays_readable_while_the_run_goes_on(
-    services: list[Service], new_tab: NewTab, tmp_path: Path
+    service: Service, new_tab: NewTab, tmp_path: Path
 ) -> None:
-    services.append(service := Service(tmp_path, "--dir", str(tmp_path / "recordings")).wait_until_ready())
     with Trainer(tmp_path / "recordings") as trainer:
         trainer.begin(TRAIN)
         page = new_tab(service.url).open_run("a-run")
@@ -139,9 +134,8 @@ def test_it_comes_back_by_itself_when_the_service_does(
 
 @pytest.mark.long
 def test_a_service_that_does_not_answer_is_told_and_asked_again(
-    services: list[Service], new_tab: NewTab, tmp_path: Path
+    service: Service, new_tab: NewTab, tmp_path: Path
 ) -> None:
-    services.append(service := Service(tmp_path, "--dir", str(tmp_path / "recordings")).wait_until_ready())
     tab = new_tab(service.url)
     tab.page.route("**/api/v1/**", lambda route: route.abort())
     page = tab.open()
@@ -179,9 +173,8 @@ def log_in(page: Page, token: str) -> None:
 
 @pytest.mark.long
 def test_a_run_is_aborted_by_who_has_the_local_token(
-    services: list[Service], new_tab: NewTab, tmp_path: Path
+    service: Service, new_tab: NewTab, tmp_path: Path
 ) -> None:
-    services.append(service := Service(tmp_path, "--dir", str(tmp_path / "recordings")).wait_until_ready())
     with Trainer(tmp_path / "recordings") as trainer:
         trainer.begin(TRAIN)
         page = new_tab(service.url).open_run("a-run")
@@ -202,9 +195,8 @@ def test_a_run_is_aborted_by_who_has_the_local_token(
 
 @pytest.mark.long
 def test_a_dead_run_is_acknowledged_and_is_no_alarm_from_then_on(
-    services: list[Service], new_tab: NewTab, tmp_path: Path
+    service: Service, new_tab: NewTab, tmp_path: Path
 ) -> None:
-    services.append(service := Service(tmp_path, "--dir", str(tmp_path / "recordings")).wait_until_ready())
     with Trainer(tmp_path / "recordings") as trainer:
         trainer.do("steps(3)")
         trainer.kill()
@@ -256,10 +248,7 @@ def test_a_stranger_has_to_log_in_where_tokens_are_needed_and_follows_the_run_ov
 
 
 @pytest.mark.long
-def test_a_full_disk_is_told_and_made_up_for(
-    services: list[Service], new_tab: NewTab, tmp_path: Path
-) -> None:
-    services.append(service := Service(tmp_path, "--dir", str(tmp_path / "recordings")).wait_until_ready())
+def test_a_full_disk_is_told_and_made_up_for(service: Service, new_tab: NewTab, tmp_path: Path) -> None:
     pid, whole = service.process.pid, resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
     with Trainer(tmp_path / "recordings") as trainer:
         trainer.begin(TRAIN)

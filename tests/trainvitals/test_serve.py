@@ -95,15 +95,6 @@ class Service:
         self._log.close()
 
 
-@pytest.fixture
-def services() -> Iterator[list[Service]]:
-    """Those that are put in here are ended with the test."""
-    started: list[Service] = []
-    yield started
-    for service in started:
-        service.close()
-
-
 def serve(*options: str) -> subprocess.CompletedProcess[str]:
     """The command to its own end."""
     return subprocess.run(

@@ -61,3 +61,35 @@ def test_every_operation_says_what_it_is_for(service: Service) -> None:
     for path, operations in service.app.openapi()["paths"].items():
         for method, operation in operations.items():
             assert operation.get("description"), f"{method} {path}"
+
+
+def examples_in(part: Any, definitions: dict[str, Any], seen: frozenset[str] = frozenset()) -> list[Any]:
+    """The examples within a schema, and within those it refers to."""
+    if isinstance(part, list):
+        return [example for each in part for example in examples_in(each, definitions, seen)]
+    if not isinstance(part, dict):
+        return []
+    name = str(part.get("$ref", "")).rpartition("/")[2]
+    found = [*part.get("examples", ()), *([part["example"]] if "example" in part else [])]
+    found += examples_in(list(part.values()), definitions, seen)
+    if name and name not in seen:
+        found += examples_in(definitions[name], definitions, seen | {name})
+    return found
+
+
+def test_every_body_that_is_sent_or_answered_has_examples(service: Service) -> None:
+    document = service.app.openapi()
+    definitions = document["components"]["schemas"]
+    bodies = {
+        f"{method} {path}": content["application/json"]
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        for content in (
+            operation.get("requestBody", {}).get("content", {}),
+            operation["responses"].get("200", {}).get("content", {}),
+        )
+        if "application/json" in content
+    }
+    assert len(bodies) >= 15
+    without = {name for name, body in bodies.items() if not examples_in(body, definitions)}
+    assert without == set()
