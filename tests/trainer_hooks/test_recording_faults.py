@@ -145,7 +145,8 @@ def kill_writers(folder: Path, kind: str, times: int) -> None:
             f"dead after {statistics.median(until_dead) * 1e3:.1f} ms, at most {max(until_dead) * 1e3:.1f} ms"
         )
         assert reached >= 2_000
-        assert max(until_dead) < 1
+        assert statistics.median(until_dead) < 1
+        assert max(until_dead) < 5  # of a machine that is busy with much else
 
 
 @pytest.mark.parametrize("kind", KINDS)
