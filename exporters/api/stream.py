@@ -97,9 +97,9 @@ class _Look:
             with self._known.database.read() as connection:
                 # Of a run that is not there yet everything is new.
                 for name in set(wanted) - self._told_until.keys():
-                    newest_at = series.newest_at(connection, name)
-                    by_all = min(newest_at, newest.of_every_rank(connection, name))
-                    self._told_until[name] = _Until(newest_at, by_all)
+                    of_leader = newest.of_leading_rank(connection, name)
+                    by_all = min(of_leader, newest.of_every_rank(connection, name))
+                    self._told_until[name] = _Until(of_leader, by_all)
         else:
             found = self._known.listed(limit=_RUNS_OF_A_SNAPSHOT).runs
         return _message(

@@ -1,4 +1,4 @@
-"""How far every rank of a run is: the ranks are read one after the other, and written some at a time."""
+"""How far the ranks of a run are: they are read one after the other, and written some at a time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ _LIVING = """
         AND steps.end_ns = (SELECT max(end_ns) FROM steps WHERE recording = id)
     WHERE run = ? AND NOT over AND attempt = (SELECT max(attempt) FROM recordings WHERE run = ?)
 """
+
+
+def of_leading_rank(connection: sqlite3.Connection, run: str) -> float:
+    """When the newest step of the leading rank ended, in unix seconds; 0 where there is none."""
+    (newest,) = connection.execute(
+        "SELECT max(wall_offset_seconds + (SELECT max(end_ns) FROM steps WHERE recording = id) / 1e9) "
+        "FROM recordings WHERE run = ? AND rank = (SELECT min(rank) FROM recordings WHERE run = ?)",
+        (run, run),
+    ).fetchone()
+    return float(newest or 0.0)
 
 
 def of_every_rank(connection: sqlite3.Connection, run: str) -> float:

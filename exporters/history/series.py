@@ -63,16 +63,6 @@ def _is_cross_entropy(connection: sqlite3.Connection, run: str) -> bool:
     return kind is None or kind[0] in (None, "cross_entropy")
 
 
-def newest_at(connection: sqlite3.Connection, run: str) -> float:
-    """When the newest step of the leading rank ended, in unix seconds; 0 where there is none."""
-    (newest,) = connection.execute(
-        "SELECT max(wall_offset_seconds + (SELECT max(end_ns) FROM steps WHERE recording = id) / 1e9) "
-        "FROM recordings WHERE run = ? AND rank = (SELECT min(rank) FROM recordings WHERE run = ?)",
-        (run, run),
-    ).fetchone()
-    return float(newest or 0.0)
-
-
 def of_steps(
     connection: sqlite3.Connection,
     run: str,

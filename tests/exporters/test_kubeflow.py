@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +19,9 @@ from exporters.history.acknowledgements import Acknowledgements
 from exporters.history.known import KnownRuns
 from exporters.kubeflow import MOST_RUNS
 from exporters.runs import Acknowledgement, RunStatus
-from tests.exporters import kubeflow
 from tests.exporters.history.written import full_disk
-from tests.exporters.kubeflow import Clock, Service, at_step, begin, end, metrics, served
+from tests.exporters.kubeflow import Clock, Service, at_step, begin, end, metrics
 from tests.exporters.looks import by_series, value, values
-from tests.trainer_hooks.processes import environment, wait_until
 
 HOUR = 3600.0
 
@@ -500,76 +494,3 @@ def test_the_runs_that_are_followed_are_bounded_and_the_oldest_that_ended_gives_
     assert "ended" not in runs
     clock.now += 2000
     assert service.post("too-many", **begin()) == 200, "one that is silent for long gives way"
-
-
-def huggingface(folder: Path, url: str, run: str, steps: int) -> subprocess.Popen[bytes]:
-    """A training by transformers' Trainer as it is, told by its environment alone to report."""
-    token = folder / "token"
-    token.write_text("secret\n")
-    return subprocess.Popen(
-        [sys.executable, "-c", kubeflow.SCRIPT, str(folder), str(steps)],
-        env=environment(
-            KUBEFLOW_TRAINER_SERVER_URL=f"{url}/api/v1/kubeflow/{run}",
-            KUBEFLOW_TRAINER_SERVER_TOKEN=str(token),
-            OMP_NUM_THREADS="1",
-        ),
-        stdout=subprocess.DEVNULL,
-    )
-
-
-@pytest.fixture
-def live(tmp_path: Path, services: list[Service]) -> Iterator[tuple[Service, str]]:
-    """A service on a port, whose collectors look every tenth of a second."""
-    services.append(service := Service(tmp_path, Clock(time.time())))
-    stop = threading.Event()
-
-    def go_on() -> None:
-        while not stop.wait(0.1):
-            service.clock.now = time.time()
-            service.look()
-
-    thread = threading.Thread(target=go_on)
-    with served(service.app) as url:
-        thread.start()
-        yield service, url
-        stop.set()
-        thread.join()
-
-
-@pytest.mark.long
-def test_an_unmodified_transformers_script_is_a_run_to_its_end(
-    live: tuple[Service, str], tmp_path: Path
-) -> None:
-    service, url = live
-    with huggingface(tmp_path, url, "my-run", 20) as training:
-        assert training.wait(120) == 0
-    wait_until(lambda: bool(service.curve("loss", "my-run")))
-
-    run = service.run("my-run")
-    assert (run.state, run.reason, run.step, run.steps_expected) == ("finished", "completed", 20, 20)
-    assert run.loss is not None
-    assert service.curve("loss", "my-run")[-1] == (20, run.loss)
-    assert len(service.curve("learning_rate", "my-run")) == len(service.curve("loss", "my-run"))
-    assert service.curve("gradient_norm", "my-run")
-    assert run.validation_loss is not None
-
-
-@pytest.mark.long
-def test_an_unmodified_transformers_script_is_followed_and_its_death_is_a_silence(
-    tmp_path: Path, services: list[Service], live: tuple[Service, str]
-) -> None:
-    service, url = live
-    with huggingface(tmp_path, url, "my-run", 100_000) as training:
-        try:
-            wait_until(lambda: len(service.curve("loss", "my-run")) >= 3, 120)
-            run = service.run("my-run")
-        finally:
-            training.kill()
-
-    assert run.state == "running"
-    assert 0 < run.step < 100_000
-    assert run.progress_ratio == run.step / 100_000
-    assert run.eta_seconds is not None
-    assert run.eta_seconds > 10
-    wait_until(lambda: service.run("my-run").ranks[0].silent_seconds > 5)
-    assert service.run("my-run").state == "running"

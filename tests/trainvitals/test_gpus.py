@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import re
-import select
-import signal
 import subprocess
 import sys
 import time
@@ -18,8 +13,8 @@ import pytest
 from tests import fake_nvml
 from tests.exporters.trainers import Trainer
 from tests.trainer_hooks.processes import environment
+from tests.trainvitals.terminal import REPOSITORY, Terminal
 
-REPOSITORY = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "trainvitals", "gpus"]
 
 
@@ -50,49 +45,10 @@ def gpus(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-class Terminal:
-    """The command in a terminal of 100 columns; `screen` is all it has written, without control sequences."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self._reads, terminal = pty.openpty()
-        self.screen = ""
-        self.process = subprocess.Popen(
-            [*COMMAND, "--dir", str(folder / "recordings"), *options],
-            cwd=REPOSITORY,
-            env={**variables(folder, 100), "LINES": "30"},
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-        )
-        os.close(terminal)
-
-    def wait_for(self, text: str, seconds: float = 40) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.screen:
-            assert time.monotonic() < deadline, f"no {text!r} in {self.screen[-4000:]}"
-            self._read(0.2)
-
-    def end(self) -> int:
-        """Ctrl-C; the exit status."""
-        self.process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + 20
-        while self.process.poll() is None and time.monotonic() < deadline:
-            self._read(0.2)
-        return self.process.wait(1)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._reads)
-
-    def _read(self, seconds: float) -> None:
-        if select.select([self._reads], [], [], seconds)[0]:
-            try:
-                written = os.read(self._reads, 65536).decode(errors="replace")
-            except OSError:  # it has ended
-                time.sleep(0.05)
-                return
-            self.screen += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
+def in_terminal(folder: Path, *options: str) -> Terminal:
+    """The command in a terminal of 100 columns."""
+    command = [*COMMAND, "--dir", str(folder / "recordings"), *options]
+    return Terminal(command, {**variables(folder, 100), "LINES": "30"})
 
 
 @pytest.fixture
@@ -147,7 +103,7 @@ def test_in_a_terminal_it_follows_what_happens_until_ctrl_c(
     machine: fake_nvml.Machine, tmp_path: Path, terminals: list[Terminal]
 ) -> None:
     machine.set("devices", 2)
-    terminals.append(terminal := Terminal(tmp_path, "--interval", "0.3"))
+    terminals.append(terminal := in_terminal(tmp_path, "--interval", "0.3"))
     terminal.wait_for("36%")
     machine.set("event.0", "0 79")
     terminal.wait_for("XID 79")
@@ -163,7 +119,7 @@ def test_in_a_terminal_it_follows_what_happens_until_ctrl_c(
 def test_a_driver_that_hangs_leaves_the_last_figures_and_their_age(
     machine: fake_nvml.Machine, tmp_path: Path, terminals: list[Terminal]
 ) -> None:
-    terminals.append(terminal := Terminal(tmp_path, "--interval", "0.3"))
+    terminals.append(terminal := in_terminal(tmp_path, "--interval", "0.3"))
     terminal.wait_for("36%")
     machine.set("hang.nvmlDeviceGetTemperature", 120)
     terminal.wait_for("s old")

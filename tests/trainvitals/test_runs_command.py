@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import re
-import select
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +14,7 @@ from tests.exporters.api.service import Service, called
 from tests.exporters.kubeflow import served
 from tests.exporters.trainers import Trainer
 from tests.trainer_hooks.processes import environment
+from tests.trainvitals.terminal import Terminal
 from trainvitals.runs import app
 
 
@@ -118,50 +112,6 @@ def test_options_that_do_nothing_together_are_refused(
     assert problem in capsys.readouterr().err
 
 
-class Terminal:
-    """The command in a terminal; `screen` is all it has written, without control sequences."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._reads, terminal = pty.openpty()
-        self.screen = ""
-        command = f"from trainvitals.runs import app; app(args={list(arguments)!r})"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", command],
-            env=environment(COLUMNS="100", LINES="30", TERM="xterm-256color"),
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-        )
-        os.close(terminal)
-
-    def wait_for(self, text: str, seconds: float = 40) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.screen:
-            assert time.monotonic() < deadline, f"no {text!r} in {self.screen[-4000:]}"
-            self.read(0.1)
-
-    def read(self, seconds: float) -> None:
-        if select.select([self._reads], [], [], seconds)[0]:
-            try:
-                written = os.read(self._reads, 65536).decode(errors="replace")
-            except OSError:  # it has ended
-                return
-            self.screen += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
-
-    def end(self) -> int:
-        """Ctrl-C; the exit status."""
-        self.process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + 20
-        while self.process.poll() is None and time.monotonic() < deadline:
-            self.read(0.1)
-        return self.process.wait(1)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._reads)
-
-
 def test_in_a_terminal_it_follows_the_runs_until_ctrl_c_and_says_when_the_service_is_gone(
     service: Service,
 ) -> None:
@@ -169,7 +119,18 @@ def test_in_a_terminal_it_follows_the_runs_until_ctrl_c_and_says_when_the_servic
         trainer.do("steps(5)")
         service.look()
         with served(called(service.app)) as url:
-            terminal = Terminal("--watch", "--interval", "0.2", "--url", url)
+            command = [
+                sys.executable,
+                "-m",
+                "trainvitals",
+                "runs",
+                "--watch",
+                "--interval",
+                "0.2",
+                "--url",
+                url,
+            ]
+            terminal = Terminal(command, environment(COLUMNS="100", LINES="30", TERM="xterm-256color"))
             try:
                 terminal.wait_for("running")
                 trainer.kill()
