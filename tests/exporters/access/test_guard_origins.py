@@ -9,7 +9,6 @@ from starlette.websockets import WebSocketDisconnect
 
 from tests.exporters.access.guarded import ALERTS, SESSION, Guarded, bearer
 
-
 HOSTS_OF_OTHERS = [
     "evil.example",
     "evil.example:8003",
