@@ -1,13 +1,65 @@
-"""The Alertmanager configuration: who is told of an alert, how soon, and how often."""
+"""The Alertmanager configuration: who is told of an alert, how soon, and how often.
+
+An alert takes one of four ways. `page` calls somebody at night, `hardware` is a ticket for whoever looks
+after the machines, a node in one message, `ticket` is work of the day for the run's owner, `digest` comes in
+office hours. Each of them also tells the service, whose page shows the alert at its run.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from alerts.gpu_health import GPU_LOST, GPU_XID_HARDWARE
-from alerts.lifecycle import TRAINING_RUN_KILLED
-from alerts.rules import dump
+from alerts import gpu_health, lifecycle, telemetry, throughput
+from alerts.rules import AlertRule, dump
 from alerts.thresholds import duration
+
+TEMPLATES = Path(__file__).parent / "templates"
+WAYS = ("page", "hardware", "ticket", "digest")
+NOBODY, DEADMAN = "nobody", "deadman"
+
+
+class Inhibition(NamedTuple):
+    """While one of `sources` fires, none of `targets` is told of that has the same labels `equal`."""
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    equal: tuple[str, ...]
+
+
+_RUN = ("cluster", "run")
+# What every run does that makes no progress, whatever the reason.
+_OF_A_STANDSTILL = (
+    throughput.TRAINING_STEP_OVERDUE,
+    throughput.TRAINING_COLLECTIVE_HUNG,
+    throughput.TRAINING_GPU_IDLE,
+    throughput.TRAINING_THROUGHPUT_REGRESSED,
+    throughput.TRAINING_DATA_LOADER_BOUND,
+    throughput.TRAINING_STRAGGLER_RANK,
+    throughput.TRAINING_DEADLINE_AT_RISK,
+)
+# So that one cause is one page.
+INHIBITIONS = (
+    Inhibition(
+        (lifecycle.TRAINING_RUN_KILLED, lifecycle.TRAINING_RUN_FAILED),
+        (lifecycle.TRAINING_STALLED, lifecycle.TRAINING_RANK_MISSING, *_OF_A_STANDSTILL),
+        _RUN,
+    ),
+    Inhibition((lifecycle.TRAINING_STALLED,), (lifecycle.TRAINING_RANK_MISSING, *_OF_A_STANDSTILL), _RUN),
+    Inhibition((lifecycle.TRAINING_RANK_MISSING,), _OF_A_STANDSTILL, _RUN),
+    Inhibition((throughput.TRAINING_COLLECTIVE_HUNG,), (throughput.TRAINING_STEP_OVERDUE,), _RUN),
+    # The XID says why the GPU is lost. By uuid: a GPU's index may pass to another once it is gone.
+    Inhibition(
+        (gpu_health.GPU_XID_HARDWARE,),
+        (gpu_health.GPU_LOST, gpu_health.GPU_ECC_UNCORRECTABLE, gpu_health.GPU_RECOVERY_ACTION_NEEDED),
+        ("cluster", "instance", "uuid"),
+    ),
+    Inhibition(
+        (telemetry.TRAINING_SERVICE_DOWN,), (telemetry.PROMETHEUS_SCRAPE_SLOW,), ("cluster", "instance")
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +74,10 @@ class Routing:
     `group_interval_seconds` is how soon a change is told, an end for example. `repeat_seconds` is when an
     alert that still fires is told again; a kill fires for an hour and repeats after a day: it is told once.
     `max_alerts` bounds what one notification carries; Alertmanager says how many it cut off.
+
+    `receivers` are Alertmanager's own settings of who is told on each way, beside the service, and `globals`
+    those of all. `deadman_url` is called every minute for as long as the whole way from Prometheus to there
+    works: who expects the call tells when it stays away. `templates` is where Alertmanager finds ours.
     """
 
     webhook_url: str = "http://127.0.0.1:8003/api/v1/alerts"
@@ -30,47 +86,130 @@ class Routing:
     group_interval_seconds: float = 60
     repeat_seconds: float = 4 * 60 * 60
     killed_repeat_seconds: float = 24 * 60 * 60
+    digest_wait_seconds: float = 5 * 60
+    digest_interval_seconds: float = 60 * 60
+    deadman_seconds: float = 60
     max_alerts: int = 100
+    receivers: Mapping[str, Mapping[str, list[dict[str, Any]]]] = field(default_factory=dict)
+    globals: Mapping[str, Any] = field(default_factory=dict)
+    deadman_url: str | None = None
+    templates: str | None = None
+
+
+def way(alert: AlertRule) -> str:
+    """Which receiver hears of an alert: what the routes below come to."""
+    if alert.severity == "none":
+        return NOBODY
+    if alert.severity == "critical":
+        return "page"
+    if alert.severity == "info":
+        return "digest"
+    return "hardware" if alert.scope == "hardware" else "ticket"
 
 
 def alertmanager_config(routing: Routing) -> str:
     """The YAML that Alertmanager 0.25 and later load."""
-    receiver = "training-service"
+    config: dict[str, Any] = {}
+    if routing.globals:
+        config["global"] = dict(routing.globals)
+    if routing.templates:
+        config["templates"] = [routing.templates]
     return dump(
         {
-            "route": {
-                "receiver": receiver,
-                "group_by": ["cluster", "run", "alertname"],
-                "group_wait": duration(routing.group_wait_seconds),
-                "group_interval": duration(routing.group_interval_seconds),
-                "repeat_interval": duration(routing.repeat_seconds),
-                "routes": [
-                    {
-                        "matchers": [f'alertname = "{TRAINING_RUN_KILLED}"'],
-                        "repeat_interval": duration(routing.killed_repeat_seconds),
-                    }
-                ],
-            },
-            # The XID says why the GPU is lost. By uuid: a GPU's index may pass to another once it is gone.
-            "inhibit_rules": [
+            **config,
+            "route": _route(routing),
+            "time_intervals": [
                 {
-                    "source_matchers": [f'alertname = "{GPU_XID_HARDWARE}"'],
-                    "target_matchers": [f'alertname = "{GPU_LOST}"'],
-                    "equal": ["cluster", "instance", "uuid"],
-                }
-            ],
-            "receivers": [
-                {
-                    "name": receiver,
-                    "webhook_configs": [
+                    "name": "office",
+                    "time_intervals": [
                         {
-                            "url": routing.webhook_url,
-                            "http_config": {"authorization": {"credentials_file": routing.token_file}},
-                            "send_resolved": True,
-                            "max_alerts": routing.max_alerts,
+                            "weekdays": ["monday:friday"],
+                            "times": [{"start_time": "08:00", "end_time": "18:00"}],
                         }
                     ],
                 }
             ],
+            "inhibit_rules": [*map(_inhibition, INHIBITIONS), _LONE_INFO],
+            "receivers": [*(_receiver(way, routing) for way in WAYS), *_others(routing)],
         }
     )
+
+
+# Those of severity info are told of where something worse is, too: alone they wait for the next time.
+_LONE_INFO = {
+    "source_matchers": [f'alertname = "{telemetry.INFO_INHIBITOR}"'],
+    "target_matchers": ['severity = "info"'],
+    "equal": ["cluster"],
+}
+
+
+def _route(routing: Routing) -> dict[str, Any]:
+    deadman = duration(routing.deadman_seconds)
+    return {
+        "receiver": "ticket",
+        "group_by": ["cluster", "run", "alertname"],
+        "group_wait": duration(routing.group_wait_seconds),
+        "group_interval": duration(routing.group_interval_seconds),
+        "repeat_interval": duration(routing.repeat_seconds),
+        "routes": [
+            {
+                "receiver": DEADMAN if routing.deadman_url else NOBODY,
+                "matchers": [f'alertname = "{telemetry.WATCHDOG}"'],
+                "group_by": ["alertname"],
+                "group_wait": "0s",
+                "group_interval": deadman,
+                "repeat_interval": deadman,
+            },
+            {"receiver": NOBODY, "matchers": [f'alertname = "{telemetry.INFO_INHIBITOR}"']},
+            {
+                "receiver": "page",
+                "matchers": [f'alertname = "{lifecycle.TRAINING_RUN_KILLED}"'],
+                "repeat_interval": duration(routing.killed_repeat_seconds),
+            },
+            {"receiver": "page", "matchers": ['severity = "critical"']},
+            {
+                "receiver": "hardware",
+                "matchers": ['scope = "hardware"', 'severity = "warning"'],
+                "group_by": ["cluster", "instance"],
+            },
+            {
+                "receiver": "digest",
+                "matchers": ['severity = "info"'],
+                "group_by": ["cluster"],
+                "group_wait": duration(routing.digest_wait_seconds),
+                "group_interval": duration(routing.digest_interval_seconds),
+                "repeat_interval": "1d",
+                "active_time_intervals": ["office"],
+            },
+        ],
+    }
+
+
+def _inhibition(inhibition: Inhibition) -> dict[str, Any]:
+    return {
+        "source_matchers": [_any_of(inhibition.sources)],
+        "target_matchers": [_any_of(inhibition.targets)],
+        "equal": list(inhibition.equal),
+    }
+
+
+def _any_of(names: Iterable[str]) -> str:
+    names = list(names)
+    return f'alertname = "{names[0]}"' if len(names) == 1 else f'alertname =~ "{"|".join(names)}"'
+
+
+def _receiver(way: str, routing: Routing) -> dict[str, Any]:
+    """Who is told on a way, and the service."""
+    told = {kind: list(configs) for kind, configs in routing.receivers.get(way, {}).items()}
+    service = {
+        "url": routing.webhook_url,
+        "http_config": {"authorization": {"credentials_file": routing.token_file}},
+        "send_resolved": True,
+        "max_alerts": routing.max_alerts,
+    }
+    return {"name": way, **told, "webhook_configs": [*told.get("webhook_configs", []), service]}
+
+
+def _others(routing: Routing) -> list[dict[str, Any]]:
+    deadman = {"name": DEADMAN, "webhook_configs": [{"url": routing.deadman_url, "send_resolved": False}]}
+    return [{"name": NOBODY}, *([deadman] if routing.deadman_url else [])]

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alerts.alertmanager import Routing, alertmanager_config
+from alerts.alertmanager import Routing, alertmanager_config, way
 from alerts.gpu_health import gpu_health
 from alerts.lifecycle import lifecycle
-from alerts.rules import Group
+from alerts.loss import loss
+from alerts.memory import memory
+from alerts.rules import AlertRule, Group
 from alerts.run_efficiency import run_efficiency
 from alerts.telemetry import telemetry
-from alerts.thresholds import Thresholds
+from alerts.thresholds import Thresholds, duration
+from alerts.throughput import throughput
 from exporters import generated
 
 GENERATED = Path(__file__).parent / "generated"
 ALERTMANAGER_FILE = "alertmanager.yml"
 COMMAND = "python -m alerts.build"
-PATTERN = "*.y*ml"
+LIST_FILE = "ALERTS.md"
+PATTERN = "*.[ym]*"
 
 _HEADER = f"# Written by `{COMMAND}` from {{source}}; change that and run it again.\n"
 
@@ -27,6 +32,9 @@ def groups(thresholds: Thresholds) -> tuple[Group, ...]:
     """All rule groups; each lives in the module of its name."""
     return (
         lifecycle(thresholds),
+        loss(thresholds),
+        throughput(thresholds),
+        memory(thresholds),
         gpu_health(thresholds),
         run_efficiency(),
         telemetry(thresholds),
@@ -41,14 +49,52 @@ def rule_files(thresholds: Thresholds) -> dict[str, str]:
     }
 
 
+def manifests(thresholds: Thresholds) -> dict[str, str]:
+    """The text of each PrometheusRule by the name of its file, one a group."""
+    return {
+        f"{group.name}.yaml": _HEADER.format(source=f"alerts/{group.name}.py") + group.to_manifest(thresholds)
+        for group in groups(thresholds)
+    }
+
+
+def alertmanager_file(routing: Routing) -> str:
+    """The text of the Alertmanager configuration."""
+    return _HEADER.format(source="alerts/alertmanager.py") + alertmanager_config(routing)
+
+
 def files(thresholds: Thresholds, routing: Routing) -> dict[str, str]:
     """The text of everything that is generated, by file name."""
-    alertmanager = _HEADER.format(source="alerts/alertmanager.py") + alertmanager_config(routing)
-    return rule_files(thresholds) | {ALERTMANAGER_FILE: alertmanager}
+    return rule_files(thresholds) | {
+        ALERTMANAGER_FILE: alertmanager_file(routing),
+        LIST_FILE: alert_list(thresholds),
+    }
+
+
+def alert_list(thresholds: Thresholds) -> str:
+    """Every alert in a table, a group after the other, as Markdown."""
+    parts = [f"# The alerts\n\nWritten by `{COMMAND}`."]
+    for group in groups(thresholds):
+        alerts = [rule for rule in group.rules if isinstance(rule, AlertRule)]
+        if alerts:
+            rows = [
+                f"| [{alert.name}](../runbooks/{alert.runbook}) | {alert.severity} | {way(alert)} "
+                f"| {duration(alert.for_seconds) if alert.for_seconds else 'no'} | {_read(alert.summary)} |"
+                for alert in alerts
+            ]
+            head = "| alert | severity | who is told | waits | says |\n|---|---|---|---|---|"
+            parts.append("\n".join([f"## {group.name}\n", head, *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _read(summary: str) -> str:
+    """A summary with the names of its labels in the places of their values."""
+    conditional = r"{{ with \$labels\.(\w+) }}(.*?)(?:{{ else }}.*?)?{{ end }}"
+    summary = re.sub(conditional, lambda found: found[2].replace("{{ . }}", f"*{found[1]}*"), summary)
+    return re.sub(r"{{ \$labels\.(\w+)[^}]*}}", r"*\1*", summary)
 
 
 def write(directory: Path, thresholds: Thresholds | None = None, routing: Routing | None = None) -> None:
-    """Make the YAML files in `directory` the rule files and `alertmanager.yml`, by default as shipped.
+    """Make the files in `directory` the rules, `alertmanager.yml` and the list, by default as shipped.
 
     Raises OSError when it cannot be written.
     """

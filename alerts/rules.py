@@ -9,7 +9,8 @@ import yaml
 
 from alerts.thresholds import Thresholds, duration
 
-Severity = Literal["critical", "warning", "info"]
+# "none" is for alerts that keep Alertmanager going: they tell nobody of anything.
+Severity = Literal["critical", "warning", "info", "none"]
 # What is at fault, which says who is called: a run's owner, whoever looks after the machines, or us.
 AlertScope = Literal["run", "hardware", "telemetry"]
 
@@ -30,7 +31,8 @@ class AlertRule:
     """A condition that somebody must hear of.
 
     `summary` holds no number, so that it reads the same while the value moves; `description` has the value
-    in human units. The runbook is the file in runbooks/ that bears the alert's name.
+    in human units. The runbook is the file in runbooks/ that bears the alert's name. One that waits for no
+    time says in `at_once` why the first look is enough.
     """
 
     name: str
@@ -40,13 +42,14 @@ class AlertRule:
     summary: str
     description: str
     for_seconds: float = 0
+    at_once: str = ""
     keep_firing_for_seconds: float = 0
 
     @property
     def runbook(self) -> str:
         return f"{self.name}.md"
 
-    def to_mapping(self, runbook_base: str) -> dict[str, Any]:
+    def to_mapping(self, thresholds: Thresholds) -> dict[str, Any]:
         mapping: dict[str, Any] = {"alert": self.name, "expr": self.expr}
         if self.for_seconds:
             mapping["for"] = duration(self.for_seconds)
@@ -56,8 +59,11 @@ class AlertRule:
         mapping["annotations"] = {
             "summary": self.summary,
             "description": self.description,
-            "runbook_url": f"{runbook_base.rstrip('/')}/{self.runbook}",
+            "runbook_url": f"{thresholds.runbook_base.rstrip('/')}/{self.runbook}",
         }
+        if self.scope == "run":  # a run's name needs no escaping in a link
+            page = f"{thresholds.page_base.rstrip('/')}/#/runs/{{{{ $labels.run }}}}"
+            mapping["annotations"]["page_url"] = page
         return mapping
 
 
@@ -68,14 +74,29 @@ class Group:
     name: str
     rules: tuple[RecordingRule | AlertRule, ...]
 
-    def to_yaml(self, thresholds: Thresholds) -> str:
-        """The group as a rule file of its own."""
+    def to_mapping(self, thresholds: Thresholds) -> dict[str, Any]:
+        """The group as Prometheus and its operator read it."""
         rules = [
-            rule.to_mapping(thresholds.runbook_base) if isinstance(rule, AlertRule) else rule.to_mapping()
+            rule.to_mapping(thresholds) if isinstance(rule, AlertRule) else rule.to_mapping()
             for rule in self.rules
         ]
         interval = duration(thresholds.evaluation_interval_seconds)
-        return dump({"groups": [{"name": f"trainvitals.{self.name}", "interval": interval, "rules": rules}]})
+        return {"name": f"trainvitals.{self.name}", "interval": interval, "rules": rules}
+
+    def to_yaml(self, thresholds: Thresholds) -> str:
+        """The group as a rule file of its own."""
+        return dump({"groups": [self.to_mapping(thresholds)]})
+
+    def to_manifest(self, thresholds: Thresholds) -> str:
+        """The group as a PrometheusRule, for the Prometheus operator."""
+        return dump(
+            {
+                "apiVersion": "monitoring.coreos.com/v1",
+                "kind": "PrometheusRule",
+                "metadata": {"name": f"trainvitals-{self.name.replace('_', '-')}"},
+                "spec": {"groups": [self.to_mapping(thresholds)]},
+            }
+        )
 
 
 class _Dumper(yaml.SafeDumper):

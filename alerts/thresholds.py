@@ -17,26 +17,141 @@ class Thresholds:
     `job` is the name under which Prometheus scrapes the service. `lookback_seconds` is how long a run is
     remembered after its last sample, by a dead node for example; the service publishes the series this rests
     on for 25 hours after a run's end. `evaluation_interval_seconds` is how often the rules are evaluated,
-    whatever Prometheus's own default is. `stall_for_seconds` leaves time for a scrape: a Prometheus that was
-    down for long must see a run once before it calls it stalled. `xid_page_seconds` is how long a GPU's XID
+    whatever Prometheus's own default is. `restart_grace_seconds` is how long a Prometheus
+    that was started must have evaluated before it calls a run stalled: if it was down for long, it knows the
+    run's last values only, and has to scrape it first. `xid_page_seconds` is how long a GPU's XID
     error pages after it was last seen. `gpu_lost_for_seconds` leaves time for the XID that says why a GPU is
     lost: where there is one, it pages instead. `runbook_base` is what stands before a runbook's file name:
-    the folder in the repository, or the address under which a site serves it.
+    the folder in the repository, or the address under which a site serves it. `page_base` is where people
+    reach the service: an alert about a run links to its page.
+
+    Of losses: a NaN pages for `nonfinite_page_seconds` after it was last counted. What a loss or a gradient
+    norm was at the least in `loss_recent_seconds` is compared with its median of `loss_usual_seconds` before
+    that; how the median moves is judged over `loss_lookback_seconds`. The ratios are of the magnitude: a loss
+    has risen when it is higher by that and by `loss_rise_minimum`, which spares a loss around zero. No
+    gradient norm up to `gradient_norm_minimum` is too high: mostly it is clipped there. A learning rate of 0
+    is told after `warmup_steps` and before `schedule_end_ratio` of the expected steps. `steps_skipped_ratio`
+    is below a half, for some trainers count a step left out as made too.
+
+    Of GPUs: `gpu_state_for_seconds` leaves time for a reset or a boot. `gpu_thermal_ratio` and
+    `gpu_power_brake_ratio` are the shares of time for which clocks may be held down, judged for
+    `gpu_throttle_for_seconds`. `gpu_pcie_replays` packets may be sent again within `gpu_pcie_replay_seconds`.
+    A PCIe link is judged where its GPU works for more than `gpu_link_busy_ratio` of the time, and for
+    `gpu_link_for_seconds`. `gpu_remembered_seconds` is how long a GPU or an NVLink that is gone is missed,
+    `gpu_unsupported_for_seconds` how long a metric may be withheld.
+
+    Of memory: `oom_told_seconds` is how long an out-of-memory error of a run is told, `host_oom_page_seconds`
+    how long the kernel's kill of a process pages. `oom_trend_seconds` is the past, in three thirds, of which
+    each must lead to full memory within `oom_ahead_seconds`; `oom_predicted_for_seconds` is longer than an
+    allocator's single retry counts. `host_memory_ratio` of a node's memory is to stay available, but for
+    dips of `host_memory_for_seconds`.
+
+    Of throughput: a run's pace is held against its own median of six hours once that rests on
+    `throughput_history_seconds` of it; `throughput_ratio` is the least share of it. `data_wait_ratio` is the
+    most of its time that a rank may wait for data, `gpu_idle_ratio` the least that a GPU must work. A
+    straggler takes `straggler_excess_ratio` more time than the median rank, and thereby
+    `straggler_wait_ratio` of the run's. A step is overdue at `overdue_steps_ratio` times the run's own 99th
+    percentile, but not before `overdue_seconds`. A collective hangs where nothing moves for `hung_seconds`,
+    while every GPU works for `hung_utilization_ratio` of the time at less than `hung_power_ratio` of its
+    power limit.
+
+    Of telemetry itself: `clock_skew_seconds` is above what a scrape may take, 10 s by default, and
+    `scrape_slow_seconds` below it. A service may restart `service_restarts` times within
+    `service_restarts_window_seconds`. Steps lost within `history_lost_window_seconds` are told. The hook's
+    errors, the values it drops (`hook_dropped_values` may be) and its share of the time (`hook_slow_ratio`
+    may be) are those of `hook_window_seconds`. `delivery_failing_for_seconds` is longer than
+    `delivery_window_seconds`: rules and notifications that fail once and then work again are not told.
     """
 
     job: str = "training-service"
     evaluation_interval_seconds: float = 15
     lookback_seconds: float = 24 * 60 * 60
     stall_seconds: float = 30 * 60
-    stall_for_seconds: float = 60
+    restart_grace_seconds: float = 60
     killed_page_seconds: float = 60 * 60
+    rank_missing_for_seconds: float = 3 * 60
+    restart_loop_restarts: int = 3
+    restart_loop_window_seconds: float = 60 * 60
     service_down_for_seconds: float = 5 * 60
+    nonfinite_page_seconds: float = 10 * 60
+    loss_recent_seconds: float = 10 * 60
+    loss_usual_seconds: float = 60 * 60
+    loss_lookback_seconds: float = 6 * 60 * 60
+    loss_rise_minimum: float = 0.01
+    loss_spike_ratio: float = 0.5
+    loss_diverging_ratio: float = 0.1
+    loss_diverging_for_seconds: float = 30 * 60
+    loss_plateau_ratio: float = 0.005
+    loss_plateau_for_seconds: float = 60 * 60
+    gradient_norm_ratio: float = 10
+    gradient_norm_minimum: float = 1
+    learning_rate_zero_for_seconds: float = 10 * 60
+    warmup_steps: int = 10
+    schedule_end_ratio: float = 0.99
+    evaluation_regressed_ratio: float = 0.05
+    evaluation_regressed_for_seconds: float = 60 * 60
+    steps_skipped_ratio: float = 0.1
+    steps_skipped_window_seconds: float = 30 * 60
+    steps_skipped_for_seconds: float = 10 * 60
     gpu_memory_ratio: float = 0.9
     gpu_memory_for_seconds: float = 10 * 60
     gpu_memory_keep_firing_seconds: float = 5 * 60
     xid_page_seconds: float = 15 * 60
     gpu_lost_for_seconds: float = 60
+    gpu_state_for_seconds: float = 5 * 60
+    gpu_thermal_ratio: float = 0.05
+    gpu_power_brake_ratio: float = 0.01
+    gpu_throttle_for_seconds: float = 5 * 60
+    gpu_pcie_replays: int = 60
+    gpu_pcie_replay_seconds: float = 15 * 60
+    gpu_link_busy_ratio: float = 0.5
+    gpu_link_for_seconds: float = 10 * 60
+    gpu_remembered_seconds: float = 24 * 60 * 60
+    gpu_unsupported_for_seconds: float = 60 * 60
+    oom_told_seconds: float = 15 * 60
+    oom_trend_seconds: float = 30 * 60
+    oom_ahead_seconds: float = 60 * 60
+    oom_predicted_for_seconds: float = 10 * 60
+    host_oom_page_seconds: float = 15 * 60
+    host_memory_ratio: float = 0.05
+    host_memory_for_seconds: float = 5 * 60
+    throughput_ratio: float = 0.8
+    throughput_for_seconds: float = 15 * 60
+    throughput_history_seconds: float = 30 * 60
+    data_wait_ratio: float = 0.2
+    data_wait_for_seconds: float = 15 * 60
+    gpu_idle_ratio: float = 0.05
+    gpu_idle_for_seconds: float = 5 * 60
+    straggler_excess_ratio: float = 0.15
+    straggler_wait_ratio: float = 0.05
+    straggler_for_seconds: float = 10 * 60
+    overdue_steps_ratio: float = 10
+    overdue_seconds: float = 60
+    overdue_for_seconds: float = 60
+    hung_seconds: float = 2 * 60
+    hung_for_seconds: float = 60
+    hung_utilization_ratio: float = 0.99
+    hung_power_ratio: float = 0.4
+    deadline_for_seconds: float = 30 * 60
+    run_not_scraped_for_seconds: float = 10 * 60
+    clock_skew_seconds: float = 30
+    clock_skew_for_seconds: float = 10 * 60
+    collector_failing_for_seconds: float = 10 * 60
+    scrape_slow_seconds: float = 5
+    scrape_slow_for_seconds: float = 15 * 60
+    service_restarts: int = 3
+    service_restarts_window_seconds: float = 30 * 60
+    recordings_skipped_for_seconds: float = 15 * 60
+    history_failing_for_seconds: float = 10 * 60
+    history_lost_window_seconds: float = 15 * 60
+    hook_window_seconds: float = 15 * 60
+    hook_dropped_values: int = 100
+    hook_slow_ratio: float = 0.02
+    hook_slow_for_seconds: float = 5 * 60
+    delivery_window_seconds: float = 10 * 60
+    delivery_failing_for_seconds: float = 15 * 60
     runbook_base: str = "alerts/runbooks"
+    page_base: str = "http://127.0.0.1:8003"
 
     def __post_init__(self) -> None:
         for name in ("stall_seconds", "killed_page_seconds"):
@@ -45,6 +160,23 @@ class Thresholds:
                     f"{name} is {getattr(self, name)}; it must be above 0 and below lookback_seconds "
                     f"({self.lookback_seconds}), or a dead run is forgotten before it pages"
                 )
+        for name in (
+            "throughput_ratio",
+            "data_wait_ratio",
+            "gpu_idle_ratio",
+            "straggler_wait_ratio",
+            "hung_utilization_ratio",
+            "hung_power_ratio",
+        ):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; give a share between 0 and 1, 0.2 for 20 %"
+                )
+        if not self.throughput_history_seconds < 6 * 60 * 60:
+            raise ValueError(
+                f"throughput_history_seconds is {self.throughput_history_seconds}; it must be below the six "
+                "hours of the median, or no run ever has a history"
+            )
         if not self.xid_page_seconds > 0:
             raise ValueError(
                 f"xid_page_seconds is {self.xid_page_seconds}; it must be above 0, or no XID ever pages"
@@ -52,6 +184,62 @@ class Thresholds:
         if not 0 < self.gpu_memory_ratio < 1:
             raise ValueError(
                 f"gpu_memory_ratio is {self.gpu_memory_ratio}; give a share between 0 and 1, 0.9 for 90 %"
+            )
+        for name in (
+            "gpu_thermal_ratio",
+            "gpu_power_brake_ratio",
+            "gpu_link_busy_ratio",
+            "host_memory_ratio",
+            "hook_slow_ratio",
+        ):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; give a share between 0 and 1, 0.05 for 5 %"
+                )
+        for name in (
+            "gpu_pcie_replay_seconds",
+            "gpu_remembered_seconds",
+            "oom_told_seconds",
+            "oom_trend_seconds",
+            "oom_ahead_seconds",
+            "host_oom_page_seconds",
+            "service_restarts_window_seconds",
+            "hook_window_seconds",
+            "delivery_window_seconds",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be above 0, or its alert never fires"
+                )
+        if not 0 < self.loss_recent_seconds < self.loss_usual_seconds < self.loss_lookback_seconds:
+            raise ValueError(
+                f"loss_recent_seconds is {self.loss_recent_seconds}; it must be above 0 and below "
+                f"loss_usual_seconds ({self.loss_usual_seconds}), and that below loss_lookback_seconds "
+                f"({self.loss_lookback_seconds}), or no loss ever differs from what it was"
+            )
+        for name in ("nonfinite_page_seconds", "steps_skipped_window_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be above 0, or its alert never fires"
+                )
+        if not 0 < self.steps_skipped_ratio < 0.5:
+            raise ValueError(
+                f"steps_skipped_ratio is {self.steps_skipped_ratio}; give a share above 0 and below 0.5: "
+                "where a step left out counts as made too, there are never more"
+            )
+        if not self.gradient_norm_ratio > 1:
+            raise ValueError(
+                f"gradient_norm_ratio is {self.gradient_norm_ratio}; it must be above 1, or a usual gradient "
+                "norm fires"
+            )
+        if not self.loss_plateau_ratio > 0:
+            raise ValueError(
+                f"loss_plateau_ratio is {self.loss_plateau_ratio}; it must be above 0, or no loss ever stands"
+            )
+        if not self.history_failing_for_seconds < self.history_lost_window_seconds:
+            raise ValueError(
+                f"history_lost_window_seconds is {self.history_lost_window_seconds}; it must be above "
+                f"history_failing_for_seconds ({self.history_failing_for_seconds}), or no lost step is told"
             )
 
 

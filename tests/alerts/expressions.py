@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -45,6 +46,23 @@ def pairings(expr: str) -> list[Pairing]:
                 str(node.op), tuple(matching.labels) if matching and is_on else None, matching is not None
             )
         )
+    return found
+
+
+def fragile_parts(expr: str) -> list[str]:
+    """What is silent or flaps where it should not: a comparison with NaN, and a choice of the k greatest.
+
+    NaN equals nothing, so such a comparison tells nothing or everything; who is among the k greatest changes
+    from one evaluation to the next, and each change is an alert that ends and one that begins.
+    """
+    found = []
+    for node in _nodes(expr):
+        if isinstance(node, promql_parser.BinaryExpr) and str(node.op) in ("==", "!="):
+            sides = [re.sub(r"^\((.*)\)$", r"\1", side.prettify()) for side in (node.lhs, node.rhs)]
+            if sides[0] == sides[1] or "NaN" in sides:
+                found.append(f"{sides[0]} {node.op} {sides[1]}")
+        elif isinstance(node, promql_parser.AggregateExpr) and str(node.op) in ("topk", "bottomk"):
+            found.append(str(node.op))
     return found
 
 

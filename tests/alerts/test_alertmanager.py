@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alerts.alertmanager import Routing, alertmanager_config
+from alerts.alertmanager import Routing, alertmanager_config, way
 from alerts.build import GENERATED, groups
 from alerts.rules import AlertRule
 from alerts.thresholds import Thresholds
@@ -39,17 +39,28 @@ def test_amtool_accepts_the_configuration(routing: Routing, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=[alert.name for alert in ALERTS])
-def test_every_alert_reaches_the_service(alert: AlertRule) -> None:
+def test_every_alert_takes_the_way_of_its_severity_and_scope(alert: AlertRule) -> None:
     labels = [f"alertname={alert.name}", f"severity={alert.severity}", f"scope={alert.scope}", "run=r1"]
     routed = amtool("config", "routes", "test", f"--config.file={SHIPPED}", *labels)
-    assert (routed.returncode, routed.stdout.strip()) == (0, "training-service")
+    assert (routed.returncode, routed.stdout.strip()) == (0, way(alert))
+
+
+def test_the_watchdog_calls_whoever_expects_the_call_every_minute(tmp_path: Path) -> None:
+    config = tmp_path / "alertmanager.yml"
+    config.write_text(alertmanager_config(Routing(deadman_url="http://127.0.0.1:9/alive")))
+    routed = amtool("config", "routes", "test", f"--config.file={config}", "alertname=Watchdog")
+    assert routed.stdout.strip() == "deadman"
+    loaded = yaml.safe_load(config.read_text())
+    [deadman] = [each for each in loaded["receivers"] if each["name"] == "deadman"]
+    [webhook] = deadman["webhook_configs"]
+    assert (webhook["url"], webhook["send_resolved"]) == ("http://127.0.0.1:9/alive", False)
+    assert loaded["route"]["routes"][0]["repeat_interval"] == "1m"
 
 
 def test_a_killed_run_takes_the_route_that_repeats_after_a_day() -> None:
     route = yaml.safe_load(SHIPPED.read_text())["route"]
-    [killed] = route["routes"]
-    assert killed["matchers"] == ['alertname = "TrainingRunKilled"']
-    assert killed["repeat_interval"] == "1d"
+    [killed] = [each for each in route["routes"] if each["matchers"] == ['alertname = "TrainingRunKilled"']]
+    assert (killed["receiver"], killed["repeat_interval"]) == ("page", "1d")
 
 
 def test_one_kill_is_over_before_it_could_be_repeated() -> None:
@@ -66,17 +77,21 @@ def test_notifications_are_grouped_by_run_and_alert() -> None:
 
 
 def test_the_service_is_also_told_of_ends_and_never_of_more_than_it_can_take() -> None:
-    [receiver] = yaml.safe_load(SHIPPED.read_text())["receivers"]
-    [webhook] = receiver["webhook_configs"]
-    assert webhook["url"] == "http://127.0.0.1:8003/api/v1/alerts"
-    assert webhook["http_config"]["authorization"]["credentials_file"] == "/etc/prometheus/trainvitals-token"
-    assert webhook["send_resolved"] is True
-    assert webhook["max_alerts"] == 100
+    *receivers, nobody = yaml.safe_load(SHIPPED.read_text())["receivers"]
+    assert [each["name"] for each in receivers] == ["page", "hardware", "ticket", "digest"]
+    assert nobody == {"name": "nobody"}
+    for receiver in receivers:
+        [webhook] = receiver["webhook_configs"]
+        assert webhook["url"] == "http://127.0.0.1:8003/api/v1/alerts"
+        token = webhook["http_config"]["authorization"]["credentials_file"]
+        assert token == "/etc/prometheus/trainvitals-token"
+        assert webhook["send_resolved"] is True
+        assert webhook["max_alerts"] == 100
 
 
 def test_every_alert_that_the_configuration_names_exists() -> None:
     named = set(re.findall(r'alertname\s*=~?\s*"?([\w|]+)', SHIPPED.read_text()))
-    assert named
+    assert len(named) > 5
     assert {name for names in named for name in names.split("|")} <= {alert.name for alert in ALERTS}
 
 

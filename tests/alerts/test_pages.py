@@ -26,7 +26,7 @@ FLAGS = ("--rules.alert.resend-delay=1s",)
 THRESHOLDS = Thresholds(
     evaluation_interval_seconds=0.5,
     stall_seconds=8,
-    stall_for_seconds=1,
+    restart_grace_seconds=1,
     xid_page_seconds=5,
     gpu_lost_for_seconds=2,
 )

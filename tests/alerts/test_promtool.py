@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def test_every_scenario_holds(scenarios: Path) -> None:
 def test_a_threshold_that_is_off_by_one_evaluation_breaks_a_scenario(tmp_path: Path) -> None:
     (tmp_path / "generated").mkdir()
     (tmp_path / "tests").mkdir()
+    shutil.copy(GENERATED / "lifecycle.yaml", tmp_path / "generated")
     rules = (GENERATED / "telemetry.yaml").read_text()
     (tmp_path / "generated" / "telemetry.yaml").write_text(rules.replace("for: 5m\n", "for: 5m15s\n"))
     scenarios = tmp_path / "tests" / "telemetry.yaml"

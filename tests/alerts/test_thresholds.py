@@ -39,10 +39,17 @@ def test_a_negative_duration_is_refused() -> None:
 
 
 def test_every_threshold_that_is_a_time_says_its_unit() -> None:
-    assert {field.name for field in fields(Thresholds) if not field.name.endswith("_seconds")} == {
+    assert {f.name for f in fields(Thresholds) if not f.name.endswith(("_seconds", "_ratio"))} == {
         "job",
-        "gpu_memory_ratio",
+        "restart_loop_restarts",
+        "gradient_norm_minimum",
+        "loss_rise_minimum",
+        "warmup_steps",
+        "gpu_pcie_replays",
+        "service_restarts",
+        "hook_dropped_values",
         "runbook_base",
+        "page_base",
     }
 
 
@@ -62,3 +69,16 @@ def test_an_xid_that_would_page_for_no_time_is_refused() -> None:
 def test_a_share_given_in_percent_is_refused() -> None:
     with pytest.raises(ValueError, match=r"0\.9 for 90 %"):
         Thresholds(gpu_memory_ratio=90)
+
+
+@pytest.mark.parametrize("name", ["gpu_thermal_ratio", "gpu_link_busy_ratio", "host_memory_ratio"])
+def test_a_share_of_none_or_all_is_refused(name: str) -> None:
+    for share in (0, 1, 5):
+        with pytest.raises(ValueError, match=f"{name} is {share}; give a share between 0 and 1"):
+            Thresholds(**{name: share})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["oom_told_seconds", "oom_ahead_seconds", "host_oom_page_seconds"])
+def test_a_window_of_no_length_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be above 0, or its alert never fires"):
+        Thresholds(**{name: 0})  # type: ignore[arg-type]
