@@ -75,8 +75,6 @@ _RECOVERY = {
 # error. Under two instances its GPUs alert twice.
 _DEVICE = "(cluster, instance, gpu, uuid)"
 _GPU = "GPU {{ $labels.gpu }} on {{ $labels.instance }}"
-# Of the rates: several scrapes, and no longer than what is to be told within minutes.
-_RATE_WINDOW = "5m"
 # How new an XID must be, by the clock of its node, for the runs on its GPU to be those it met: one scrape may
 # be missed.
 _XID_MET_SECONDS = 45
@@ -237,11 +235,12 @@ def _memory_errors(thresholds: Thresholds) -> tuple[AlertRule, ...]:
 
 def _held_down(thresholds: Thresholds) -> tuple[AlertRule, ...]:
     held_for = duration(thresholds.gpu_throttle_for_seconds)
+    window = duration(thresholds.gpu_rate_seconds)
 
     # The highest of several reasons, for they overlap.
     def share(reasons: str) -> str:
         held = f'{catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL}{{reason=~"{reasons}"}}'
-        return f"max by {_DEVICE} (rate({held}[{_RATE_WINDOW}]))"
+        return f"max by {_DEVICE} (rate({held}[{window}]))"
 
     return (
         AlertRule(
@@ -271,6 +270,7 @@ def _held_down(thresholds: Thresholds) -> tuple[AlertRule, ...]:
 def _links(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
     replay_window = duration(thresholds.gpu_pcie_replay_seconds)
     remembered = duration(thresholds.gpu_remembered_seconds)
+    window = duration(thresholds.gpu_rate_seconds)
     links_up = f'{catalog.NVIDIA_GPU_NVLINK_LINKS}{{state="up"}}'
 
     def now(metric: Metric) -> str:
@@ -304,9 +304,9 @@ def _links(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
         # An idle GPU lowers its link, so the best of a while counts, and only of a GPU that is at work.
         AlertRule(
             GPU_PCIE_LINK_DEGRADED,
-            f"max_over_time({PCIE_LINK_RATIO}[{_RATE_WINDOW}]) < 1\n"
+            f"max_over_time({PCIE_LINK_RATIO}[{window}]) < 1\n"
             f"  and on {_DEVICE}\n"
-            f"max by {_DEVICE} (avg_over_time({catalog.NVIDIA_GPU_UTILIZATION_PERCENT}[{_RATE_WINDOW}]))\n"
+            f"max by {_DEVICE} (avg_over_time({catalog.NVIDIA_GPU_UTILIZATION_PERCENT}[{window}]))\n"
             f"  > {100 * thresholds.gpu_link_busy_ratio:g}",
             for_seconds=thresholds.gpu_link_for_seconds,
             severity="warning",

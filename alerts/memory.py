@@ -24,9 +24,6 @@ NODE_MEMORY_TOTAL = "node_memory_MemTotal_bytes"
 # What torch's allocator holds for a rank, of the memory of its GPUs or MIG instances.
 RESERVED_RATIO = f"rank:{catalog.TRAINING_CUDA_MEMORY_RESERVED_BYTES.name.removesuffix('_bytes')}:ratio"
 
-# Shorter than the alert waits: one retry, in a warm-up for example, is over by then.
-_RETRIES_WINDOW = "5m"
-
 
 def memory(thresholds: Thresholds) -> Group:
     return Group(
@@ -71,7 +68,7 @@ def _predicted(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
     the pace of a leak that is minutes. A GPU that several ranks share fills up sooner than this sees.
     """
     third = duration(thresholds.oom_trend_seconds / 3)
-    retries = catalog.TRAINING_CUDA_ALLOC_RETRIES_TOTAL
+    retries = f"{catalog.TRAINING_CUDA_ALLOC_RETRIES_TOTAL}[{duration(thresholds.oom_retries_seconds)}]"
 
     def leads_to_full(offset: str) -> str:
         return f"predict_linear({RESERVED_RATIO}[{third}]{offset}, {thresholds.oom_ahead_seconds}) >= 1"
@@ -110,7 +107,7 @@ def _predicted(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
             "  (\n"
             f"    {trend}\n"
             "      or\n"
-            f"    max by (cluster, run, rank) (increase({retries}[{_RETRIES_WINDOW}])) > 0\n"
+            f"    max by (cluster, run, rank) (increase({retries})) > 0\n"
             "  )\n"
             ")\n"
             "  and on (cluster, run)\n"

@@ -5,8 +5,24 @@ Times are in seconds, so that a demonstration can scale them down: `Thresholds(s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+# How long a condition must last, and what is waited for beside it: no time at all is a choice.
+_MAY_BE_NONE = ("_for_seconds", "_grace_seconds", "_keep_firing_seconds")
+# Ratios that are no shares of something: they may be above 1.
+_MULTIPLES = {
+    *("loss_spike_ratio", "loss_diverging_ratio", "loss_plateau_ratio", "evaluation_regressed_ratio"),
+    *("gradient_norm_ratio", "straggler_excess_ratio", "overdue_steps_ratio"),
+}
+# The first must be below the second, or what the text says.
+_ASCENDING = (
+    ("stall_seconds", "lookback_seconds", "a dead run is forgotten before it pages"),
+    ("killed_page_seconds", "lookback_seconds", "a dead run is forgotten before it pages"),
+    ("loss_recent_seconds", "loss_usual_seconds", "no loss ever differs from what it was"),
+    ("loss_usual_seconds", "loss_lookback_seconds", "no loss ever differs from what it was"),
+    ("throughput_history_seconds", "throughput_usual_seconds", "no run ever has a history"),
+    ("history_failing_for_seconds", "history_lost_window_seconds", "no lost step is told"),
+)
 _UNITS_MILLISECONDS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 
 
@@ -37,23 +53,25 @@ class Thresholds:
     `gpu_power_brake_ratio` are the shares of time for which clocks may be held down, judged for
     `gpu_throttle_for_seconds`. `gpu_pcie_replays` packets may be sent again within `gpu_pcie_replay_seconds`.
     A PCIe link is judged where its GPU works for more than `gpu_link_busy_ratio` of the time, and for
-    `gpu_link_for_seconds`. `gpu_remembered_seconds` is how long a GPU or an NVLink that is gone is missed,
-    `gpu_unsupported_for_seconds` how long a metric may be withheld.
+    `gpu_link_for_seconds`. Rates are those of `gpu_rate_seconds`. `gpu_remembered_seconds` is how long a GPU
+    or an NVLink that is gone is missed, `gpu_unsupported_for_seconds` how long a metric may be withheld.
 
     Of memory: `oom_told_seconds` is how long an out-of-memory error of a run is told, `host_oom_page_seconds`
     how long the kernel's kill of a process pages. `oom_trend_seconds` is the past, in three thirds, of which
-    each must lead to full memory within `oom_ahead_seconds`; `oom_predicted_for_seconds` is longer than an
-    allocator's single retry counts. `host_memory_ratio` of a node's memory is to stay available, but for
-    dips of `host_memory_for_seconds`.
+    each must lead to full memory within `oom_ahead_seconds`; an allocator's single retry counts for
+    `oom_retries_seconds`, and `oom_predicted_for_seconds` is longer. `host_memory_ratio` of a node's memory
+    is to stay available, but for dips of `host_memory_for_seconds`.
 
-    Of throughput: a run's pace is held against its own median of six hours once that rests on
-    `throughput_history_seconds` of it; `throughput_ratio` is the least share of it. `data_wait_ratio` is the
-    most of its time that a rank may wait for data, `gpu_idle_ratio` the least that a GPU must work. A
-    straggler takes `straggler_excess_ratio` more time than the median rank, and thereby
-    `straggler_wait_ratio` of the run's. A step is overdue at `overdue_steps_ratio` times the run's own 99th
-    percentile, but not before `overdue_seconds`. A collective hangs where nothing moves for `hung_seconds`,
-    while every GPU works for `hung_utilization_ratio` of the time at less than `hung_power_ratio` of its
-    power limit.
+    Of throughput: a run's pace, the tokens of `throughput_rate_seconds`, is held against its own median of
+    `throughput_usual_seconds` once that rests on `throughput_history_seconds` of it; `throughput_ratio` is
+    the least share of it. How a run spends its time is that of `throughput_window_seconds`, and of a run that
+    is older. When a run ends is not believed before it is `deadline_after_seconds` old: the service reckons
+    with the pace of so long. `data_wait_ratio` is the most of its time that a rank may wait for data,
+    `gpu_idle_ratio` the least that a GPU must work. A straggler takes `straggler_excess_ratio` more time than
+    the median rank, and thereby `straggler_wait_ratio` of the run's. A step is overdue at
+    `overdue_steps_ratio` times the run's own 99th percentile, but not before `overdue_seconds`. A collective
+    hangs where nothing moves for `hung_seconds`, while every GPU works for `hung_utilization_ratio` of the
+    time at less than `hung_power_ratio` of its power limit.
 
     Of telemetry itself: `clock_skew_seconds` is above what a scrape may take, 10 s by default, and
     `scrape_slow_seconds` below it. A service may restart `service_restarts` times within
@@ -104,6 +122,7 @@ class Thresholds:
     gpu_throttle_for_seconds: float = 5 * 60
     gpu_pcie_replays: int = 60
     gpu_pcie_replay_seconds: float = 15 * 60
+    gpu_rate_seconds: float = 5 * 60
     gpu_link_busy_ratio: float = 0.5
     gpu_link_for_seconds: float = 10 * 60
     gpu_remembered_seconds: float = 24 * 60 * 60
@@ -111,10 +130,14 @@ class Thresholds:
     oom_told_seconds: float = 15 * 60
     oom_trend_seconds: float = 30 * 60
     oom_ahead_seconds: float = 60 * 60
+    oom_retries_seconds: float = 5 * 60
     oom_predicted_for_seconds: float = 10 * 60
     host_oom_page_seconds: float = 15 * 60
     host_memory_ratio: float = 0.05
     host_memory_for_seconds: float = 5 * 60
+    throughput_window_seconds: float = 10 * 60
+    throughput_rate_seconds: float = 5 * 60
+    throughput_usual_seconds: float = 6 * 60 * 60
     throughput_ratio: float = 0.8
     throughput_for_seconds: float = 15 * 60
     throughput_history_seconds: float = 30 * 60
@@ -132,6 +155,7 @@ class Thresholds:
     hung_for_seconds: float = 60
     hung_utilization_ratio: float = 0.99
     hung_power_ratio: float = 0.4
+    deadline_after_seconds: float = 15 * 60
     deadline_for_seconds: float = 30 * 60
     run_not_scraped_for_seconds: float = 10 * 60
     clock_skew_seconds: float = 30
@@ -154,92 +178,31 @@ class Thresholds:
     page_base: str = "http://127.0.0.1:8003"
 
     def __post_init__(self) -> None:
-        for name in ("stall_seconds", "killed_page_seconds"):
-            if not 0 < getattr(self, name) < self.lookback_seconds:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name.endswith("_seconds"):
+                if value < 0 or (value == 0 and not each.name.endswith(_MAY_BE_NONE)):
+                    raise ValueError(f"{each.name} is {value}; it must be above 0, or its alert never fires")
+            elif each.name in _MULTIPLES:
+                if not value > 0:
+                    raise ValueError(f"{each.name} is {value}; it must be above 0, or it always fires")
+            elif each.name.endswith("_ratio") and not 0 < value < 1:
+                raise ValueError(f"{each.name} is {value}; give a share between 0 and 1, 0.9 for 90 %")
+        for lower, upper, otherwise in _ASCENDING:
+            if not getattr(self, lower) < getattr(self, upper):
                 raise ValueError(
-                    f"{name} is {getattr(self, name)}; it must be above 0 and below lookback_seconds "
-                    f"({self.lookback_seconds}), or a dead run is forgotten before it pages"
+                    f"{lower} is {getattr(self, lower)}; it must be below {upper} ({getattr(self, upper)}), "
+                    f"or {otherwise}"
                 )
-        for name in (
-            "throughput_ratio",
-            "data_wait_ratio",
-            "gpu_idle_ratio",
-            "straggler_wait_ratio",
-            "hung_utilization_ratio",
-            "hung_power_ratio",
-        ):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; give a share between 0 and 1, 0.2 for 20 %"
-                )
-        if not self.throughput_history_seconds < 6 * 60 * 60:
+        if not self.steps_skipped_ratio < 0.5:
             raise ValueError(
-                f"throughput_history_seconds is {self.throughput_history_seconds}; it must be below the six "
-                "hours of the median, or no run ever has a history"
-            )
-        if not self.xid_page_seconds > 0:
-            raise ValueError(
-                f"xid_page_seconds is {self.xid_page_seconds}; it must be above 0, or no XID ever pages"
-            )
-        if not 0 < self.gpu_memory_ratio < 1:
-            raise ValueError(
-                f"gpu_memory_ratio is {self.gpu_memory_ratio}; give a share between 0 and 1, 0.9 for 90 %"
-            )
-        for name in (
-            "gpu_thermal_ratio",
-            "gpu_power_brake_ratio",
-            "gpu_link_busy_ratio",
-            "host_memory_ratio",
-            "hook_slow_ratio",
-        ):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; give a share between 0 and 1, 0.05 for 5 %"
-                )
-        for name in (
-            "gpu_pcie_replay_seconds",
-            "gpu_remembered_seconds",
-            "oom_told_seconds",
-            "oom_trend_seconds",
-            "oom_ahead_seconds",
-            "host_oom_page_seconds",
-            "service_restarts_window_seconds",
-            "hook_window_seconds",
-            "delivery_window_seconds",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; it must be above 0, or its alert never fires"
-                )
-        if not 0 < self.loss_recent_seconds < self.loss_usual_seconds < self.loss_lookback_seconds:
-            raise ValueError(
-                f"loss_recent_seconds is {self.loss_recent_seconds}; it must be above 0 and below "
-                f"loss_usual_seconds ({self.loss_usual_seconds}), and that below loss_lookback_seconds "
-                f"({self.loss_lookback_seconds}), or no loss ever differs from what it was"
-            )
-        for name in ("nonfinite_page_seconds", "steps_skipped_window_seconds"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; it must be above 0, or its alert never fires"
-                )
-        if not 0 < self.steps_skipped_ratio < 0.5:
-            raise ValueError(
-                f"steps_skipped_ratio is {self.steps_skipped_ratio}; give a share above 0 and below 0.5: "
+                f"steps_skipped_ratio is {self.steps_skipped_ratio}; give a share below 0.5: "
                 "where a step left out counts as made too, there are never more"
             )
         if not self.gradient_norm_ratio > 1:
             raise ValueError(
                 f"gradient_norm_ratio is {self.gradient_norm_ratio}; it must be above 1, or a usual gradient "
                 "norm fires"
-            )
-        if not self.loss_plateau_ratio > 0:
-            raise ValueError(
-                f"loss_plateau_ratio is {self.loss_plateau_ratio}; it must be above 0, or no loss ever stands"
-            )
-        if not self.history_failing_for_seconds < self.history_lost_window_seconds:
-            raise ValueError(
-                f"history_lost_window_seconds is {self.history_lost_window_seconds}; it must be above "
-                f"history_failing_for_seconds ({self.history_failing_for_seconds}), or no lost step is told"
             )
 
 

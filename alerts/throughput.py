@@ -34,10 +34,6 @@ TRAINING_STEP_OVERDUE = "TrainingStepOverdue"
 TRAINING_COLLECTIVE_HUNG = "TrainingCollectiveHung"
 TRAINING_DEADLINE_AT_RISK = "TrainingDeadlineAtRisk"
 
-_WINDOW = "10m"
-_WINDOW_SECONDS = 10 * 60
-# training_eta_seconds looks back as far.
-_ETA_WINDOW_SECONDS = 15 * 60
 _PAUSES = "init|evaluation|checkpoint"
 _LEAST_RANKS = 4
 _LEAST_STEPS = 20
@@ -46,6 +42,7 @@ _INFO = f'{catalog.TRAINING_RUN_GPU_INFO}{{mig_instance=""}}'
 _GPU_OF_RUN = f"max by (cluster, run, uuid) ({_INFO})"
 _STEP = catalog.TRAINING_STEP_DURATION_SECONDS
 
+# These names tell the windows that are shipped.
 # Tokens per second, of all ranks together.
 TOKENS = "run:training_tokens:rate5m"
 # Tokens per second of a rank outside of pauses: the mean of ranks, and its median over six hours.
@@ -66,25 +63,30 @@ STEP_P99 = f"run:{_STEP}:p99"
 
 def throughput(thresholds: Thresholds) -> Group:
     unfinished = f"  and on (cluster, run)\n{UNFINISHED}"
-    older_than_window = f"  and on (cluster, run)\ntime() - {UNFINISHED} > {_WINDOW_SECONDS}"
+    window = duration(thresholds.throughput_window_seconds)
+    rate = duration(thresholds.throughput_rate_seconds)
+    usual = duration(thresholds.throughput_usual_seconds)
+    older_than_window = (
+        f"  and on (cluster, run)\ntime() - {UNFINISHED} > {thresholds.throughput_window_seconds}"
+    )
     history = round(thresholds.throughput_history_seconds / thresholds.evaluation_interval_seconds)
-    data_waits = f'{catalog.TRAINING_PHASE_SECONDS_TOTAL}{{phase="data"}}[{_WINDOW}]'
-    pauses = f'{catalog.TRAINING_PHASE_SECONDS_TOTAL}{{phase=~"{_PAUSES}"}}[{_WINDOW}]'
+    data_waits = f'{catalog.TRAINING_PHASE_SECONDS_TOTAL}{{phase="data"}}[{window}]'
+    pauses = f'{catalog.TRAINING_PHASE_SECONDS_TOTAL}{{phase=~"{_PAUSES}"}}[{window}]'
     return Group(
         "throughput",
         (
-            RecordingRule(TOKENS, f"sum by (cluster, run) (\n  {_tokens_of_rank()}\n)"),
+            RecordingRule(TOKENS, f"sum by (cluster, run) (\n  {_tokens_of_rank(rate)}\n)"),
             # Only of ranks that were outside of pauses for half of the window. An attempt that is over stands
             # still for another 15 minutes, in its tokens and in its phases.
             RecordingRule(
                 PACE,
                 "avg by (cluster, run) (\n"
-                f"  {_tokens_of_rank()}\n"
+                f"  {_tokens_of_rank(rate)}\n"
                 "    / on (cluster, run, rank)\n"
                 "  (\n"
                 "    sum by (cluster, run, rank) (\n"
                 "      max by (cluster, run, rank, phase) (\n"
-                f'        rate({catalog.TRAINING_PHASE_SECONDS_TOTAL}{{phase!~"{_PAUSES}"}}[5m])\n'
+                f'        rate({catalog.TRAINING_PHASE_SECONDS_TOTAL}{{phase!~"{_PAUSES}"}}[{rate}])\n'
                 "      )\n"
                 "    ) > 0.5\n"
                 "  )\n"
@@ -92,29 +94,29 @@ def throughput(thresholds: Thresholds) -> Group:
             ),
             RecordingRule(
                 PACE_MEDIAN,
-                f"quantile_over_time(0.5, {PACE}[6h]) > 0\n"
+                f"quantile_over_time(0.5, {PACE}[{usual}]) > 0\n"
                 "  and on (cluster, run)\n"
-                f"count_over_time({PACE}[6h]) >= {history}",
+                f"count_over_time({PACE}[{usual}]) >= {history}",
             ),
             RecordingRule(TOKENS_MEDIAN, f"{PACE_MEDIAN} * on (cluster, run) {RANKS}"),
             RecordingRule(
                 PHASE_SHARE,
                 "(\n"
                 "  1 /\n"
-                f"  (sum by (cluster, run) ({_phase_rate()}) > 0)\n"
+                f"  (sum by (cluster, run) ({_phase_rate(window)}) > 0)\n"
                 ")\n"
                 "  * on (cluster, run) group_right ()\n"
-                f"sum by (cluster, run, phase) ({_phase_rate()})",
+                f"sum by (cluster, run, phase) ({_phase_rate(window)})",
             ),
             RecordingRule(
                 FORWARD,
                 "(\n"
                 "  max by (cluster, run, rank) (\n"
-                f'    rate({catalog.TRAINING_DEVICE_SECONDS_TOTAL}{{phase="forward"}}[{_WINDOW}])\n'
+                f'    rate({catalog.TRAINING_DEVICE_SECONDS_TOTAL}{{phase="forward"}}[{window}])\n'
                 "  )\n"
                 "    or on (cluster, run, rank)\n"
                 "  max by (cluster, run, rank) (\n"
-                f'    rate({catalog.TRAINING_PHASE_SECONDS_TOTAL}{{phase="forward"}}[{_WINDOW}])\n'
+                f'    rate({catalog.TRAINING_PHASE_SECONDS_TOTAL}{{phase="forward"}}[{window}])\n'
                 "  )\n"
                 ") > 0",
             ),
@@ -159,7 +161,7 @@ def throughput(thresholds: Thresholds) -> Group:
             # falls at once, and its progress is too old before the wait is over.
             AlertRule(
                 TRAINING_THROUGHPUT_REGRESSED,
-                f"last_over_time({PACE}[{_WINDOW}])\n"
+                f"last_over_time({PACE}[{window}])\n"
                 "  / on (cluster, run)\n"
                 f"{PACE_MEDIAN} < {thresholds.throughput_ratio}\n"
                 "  and on (cluster, run)\n"
@@ -193,10 +195,10 @@ def throughput(thresholds: Thresholds) -> Group:
                 "count by (cluster, run) (\n"
                 f"  {_GPU_OF_RUN}\n"
                 "    and on (cluster, run, uuid)\n"
-                f"  max by (cluster, run, uuid) ({_INFO} offset {_WINDOW})\n"
+                f"  max by (cluster, run, uuid) ({_INFO} offset {window})\n"
                 "    and on (cluster, uuid)\n"
                 "  max by (cluster, uuid) (\n"
-                f"    avg_over_time({catalog.NVIDIA_GPU_UTILIZATION_PERCENT}[{_WINDOW}])\n"
+                f"    avg_over_time({catalog.NVIDIA_GPU_UTILIZATION_PERCENT}[{window}])\n"
                 f"  ) < {100 * thresholds.gpu_idle_ratio:g}\n"
                 ")\n"
                 "  unless on (cluster, run)\n"
@@ -211,7 +213,7 @@ def throughput(thresholds: Thresholds) -> Group:
                 scope="run",
                 summary="Run {{ $labels.run }} holds GPUs that it does not use.",
                 description="{{ $value | humanize }} of its GPUs worked for less than "
-                f"{100 * thresholds.gpu_idle_ratio:g}% of the last {_WINDOW}, while it was neither starting "
+                f"{100 * thresholds.gpu_idle_ratio:g}% of the last {window}, while it was neither starting "
                 "nor in an evaluation or a checkpoint.",
             ),
             AlertRule(
@@ -289,7 +291,7 @@ def throughput(thresholds: Thresholds) -> Group:
                 "  - on (cluster, run)\n"
                 f"max by (cluster, run) ({catalog.TRAINING_DEADLINE_TIMESTAMP_SECONDS}) > 0\n"
                 "  and on (cluster, run)\n"
-                f"time() - {UNFINISHED} > {_ETA_WINDOW_SECONDS}",
+                f"time() - {UNFINISHED} > {thresholds.deadline_after_seconds}",
                 for_seconds=thresholds.deadline_for_seconds,
                 severity="warning",
                 scope="run",
@@ -301,12 +303,12 @@ def throughput(thresholds: Thresholds) -> Group:
     )
 
 
-def _tokens_of_rank() -> str:
+def _tokens_of_rank(window: str) -> str:
     """Of each rank once, however often it is scraped."""
     tokens = f'{catalog.TRAINING_TOKENS_PROCESSED_TOTAL}{{kind="all"}}'
-    return f"max by (cluster, run, rank) (rate({tokens}[5m]))"
+    return f"max by (cluster, run, rank) (rate({tokens}[{window}]))"
 
 
-def _phase_rate() -> str:
+def _phase_rate(window: str) -> str:
     seconds = catalog.TRAINING_PHASE_SECONDS_TOTAL
-    return f"max by (cluster, run, rank, phase) (rate({seconds}[{_WINDOW}]))"
+    return f"max by (cluster, run, rank, phase) (rate({seconds}[{window}]))"

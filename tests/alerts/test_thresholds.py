@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 
 import promql_parser
@@ -54,31 +55,40 @@ def test_every_threshold_that_is_a_time_says_its_unit() -> None:
 
 
 @pytest.mark.parametrize(
-    "figures", [{"stall_seconds": 0}, {"stall_seconds": 90_000}, {"killed_page_seconds": 86_400}]
+    ("figures", "said"),
+    [
+        ({"stall_seconds": 90_000}, "stall_seconds is 90000; it must be below lookback_seconds"),
+        ({"killed_page_seconds": 86_400}, "a dead run is forgotten before it pages"),
+        ({"loss_recent_seconds": 3600}, "no loss ever differs from what it was"),
+        ({"loss_lookback_seconds": 60}, "no loss ever differs from what it was"),
+        ({"throughput_history_seconds": 21_600}, "no run ever has a history"),
+        ({"history_lost_window_seconds": 600}, "no lost step is told"),
+        ({"gpu_memory_ratio": 90}, "gpu_memory_ratio is 90; give a share between 0 and 1, 0.9 for 90 %"),
+        ({"steps_skipped_ratio": 0.5}, "give a share below 0.5"),
+        ({"gradient_norm_ratio": 1}, "a usual gradient norm fires"),
+    ],
 )
-def test_a_page_that_could_never_come_is_refused(figures: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="below lookback_seconds"):
+def test_a_set_under_which_an_alert_could_never_fire_is_refused(figures: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
         Thresholds(**figures)  # type: ignore[arg-type]
 
 
-def test_an_xid_that_would_page_for_no_time_is_refused() -> None:
-    with pytest.raises(ValueError, match="or no XID ever pages"):
-        Thresholds(xid_page_seconds=0)
+@pytest.mark.parametrize("name", [f.name for f in fields(Thresholds) if f.name.endswith("_seconds")])
+def test_a_time_below_zero_is_refused_and_a_window_of_no_length(name: str) -> None:
+    may_be_none = ("_for_seconds", "_grace_seconds", "_keep_firing_seconds")
+    for seconds in (-1,) if name.endswith(may_be_none) else (-1, 0):
+        with pytest.raises(ValueError, match=f"{name} is {seconds}; it must be above 0"):
+            Thresholds(**{name: seconds})  # type: ignore[arg-type]
 
 
-def test_a_share_given_in_percent_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"0\.9 for 90 %"):
-        Thresholds(gpu_memory_ratio=90)
-
-
-@pytest.mark.parametrize("name", ["gpu_thermal_ratio", "gpu_link_busy_ratio", "host_memory_ratio"])
-def test_a_share_of_none_or_all_is_refused(name: str) -> None:
-    for share in (0, 1, 5):
-        with pytest.raises(ValueError, match=f"{name} is {share}; give a share between 0 and 1"):
-            Thresholds(**{name: share})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", ["oom_told_seconds", "oom_ahead_seconds", "host_oom_page_seconds"])
-def test_a_window_of_no_length_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be above 0, or its alert never fires"):
+@pytest.mark.parametrize("name", [f.name for f in fields(Thresholds) if f.name.endswith("_ratio")])
+def test_a_share_or_a_multiple_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0; "):
         Thresholds(**{name: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "figures", [{"gpu_memory_for_seconds": 0}, {"restart_grace_seconds": 0}, {"overdue_steps_ratio": 20}]
+)
+def test_no_wait_at_all_and_a_multiple_are_choices(figures: dict[str, float]) -> None:
+    Thresholds(**figures)  # type: ignore[arg-type]
