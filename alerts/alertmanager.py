@@ -30,26 +30,28 @@ class Inhibition(NamedTuple):
 
 
 _RUN = ("cluster", "run")
-# What every run does that makes no progress, whatever the reason.
-_OF_A_STANDSTILL = (
-    throughput.TRAINING_STEP_OVERDUE,
-    throughput.TRAINING_COLLECTIVE_HUNG,
-    throughput.TRAINING_GPU_IDLE,
-    throughput.TRAINING_THROUGHPUT_REGRESSED,
-    throughput.TRAINING_DATA_LOADER_BOUND,
-    throughput.TRAINING_STRAGGLER_RANK,
-    throughput.TRAINING_DEADLINE_AT_RISK,
-)
-# So that one cause is one page.
-INHIBITIONS = (
-    Inhibition(
-        (lifecycle.TRAINING_RUN_KILLED, lifecycle.TRAINING_RUN_FAILED),
-        (lifecycle.TRAINING_STALLED, lifecycle.TRAINING_RANK_MISSING, *_OF_A_STANDSTILL),
-        _RUN,
+# Why a run makes no progress, the deepest cause first; all after that is what every such run does.
+_CAUSES = (
+    (lifecycle.TRAINING_RUN_KILLED, lifecycle.TRAINING_RUN_FAILED),
+    (lifecycle.TRAINING_RANK_MISSING,),
+    (throughput.TRAINING_COLLECTIVE_HUNG,),
+    (lifecycle.TRAINING_STALLED,),
+    (
+        throughput.TRAINING_STEP_OVERDUE,
+        throughput.TRAINING_GPU_IDLE,
+        throughput.TRAINING_THROUGHPUT_REGRESSED,
+        throughput.TRAINING_DATA_LOADER_BOUND,
+        throughput.TRAINING_STRAGGLER_RANK,
+        throughput.TRAINING_DEADLINE_AT_RISK,
     ),
-    Inhibition((lifecycle.TRAINING_STALLED,), (lifecycle.TRAINING_RANK_MISSING, *_OF_A_STANDSTILL), _RUN),
-    Inhibition((lifecycle.TRAINING_RANK_MISSING,), _OF_A_STANDSTILL, _RUN),
-    Inhibition((throughput.TRAINING_COLLECTIVE_HUNG,), (throughput.TRAINING_STEP_OVERDUE,), _RUN),
+)
+# So that one cause is one page. Nothing holds itself back, by way of others either: it would be told never.
+INHIBITIONS = (
+    *(
+        Inhibition(causes, tuple(name for later in _CAUSES[depth:] for name in later), _RUN)
+        for depth, causes in enumerate(_CAUSES[:-1], 1)
+    ),
+    Inhibition((throughput.TRAINING_DATA_LOADER_BOUND,), (throughput.TRAINING_GPU_IDLE,), _RUN),
     # The XID says why the GPU is lost. By uuid: a GPU's index may pass to another once it is gone.
     Inhibition(
         (gpu_health.GPU_XID_HARDWARE,),
@@ -76,8 +78,9 @@ class Routing:
     `max_alerts` bounds what one notification carries; Alertmanager says how many it cut off.
 
     `receivers` are Alertmanager's own settings of who is told on each way, beside the service, and `globals`
-    those of all. `deadman_url` is called every minute for as long as the whole way from Prometheus to there
-    works: who expects the call tells when it stays away. `templates` is where Alertmanager finds ours.
+    those of all. `digest_at_any_hour` spares the digest its office hours. `deadman_url` is called every
+    minute for as long as the whole way from Prometheus to there works: who expects the call tells when it
+    stays away. `templates` is where Alertmanager finds ours.
     """
 
     webhook_url: str = "http://127.0.0.1:8003/api/v1/alerts"
@@ -88,6 +91,7 @@ class Routing:
     killed_repeat_seconds: float = 24 * 60 * 60
     digest_wait_seconds: float = 5 * 60
     digest_interval_seconds: float = 60 * 60
+    digest_at_any_hour: bool = False
     deadman_seconds: float = 60
     max_alerts: int = 100
     receivers: Mapping[str, Mapping[str, list[dict[str, Any]]]] = field(default_factory=dict)
@@ -179,7 +183,7 @@ def _route(routing: Routing) -> dict[str, Any]:
                 "group_wait": duration(routing.digest_wait_seconds),
                 "group_interval": duration(routing.digest_interval_seconds),
                 "repeat_interval": "1d",
-                "active_time_intervals": ["office"],
+                **({} if routing.digest_at_any_hour else {"active_time_intervals": ["office"]}),
             },
         ],
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alerts.alertmanager import Routing, alertmanager_config, way
+from alerts.alertmanager import INHIBITIONS, Routing, alertmanager_config, way
 from alerts.build import GENERATED, groups
 from alerts.rules import AlertRule
 from alerts.thresholds import Thresholds
@@ -158,3 +158,18 @@ def test_an_xid_holds_back_no_other_alert_of_its_gpu(alertmanager: AlertmanagerS
     another_xid = {**XID, **gpu, "xid": "48"}
     memory = {**LOST, **gpu, "alertname": "GPUMemoryHigh", "severity": "warning"}
     assert held_back(alertmanager, XID | gpu, another_xid, memory) == []
+
+
+def test_nothing_holds_itself_back_by_way_of_others() -> None:
+    """Two that hold each other back are both told of never."""
+    holds_back = {
+        name: {target for each in INHIBITIONS if name in each.sources for target in each.targets}
+        for each in INHIBITIONS
+        for name in each.sources
+    }
+    for name in holds_back:
+        reached, seen = set(holds_back[name]), set[str]()
+        while reached - seen:
+            seen |= reached
+            reached |= {target for each in reached for target in holds_back.get(each, ())}
+        assert name not in reached
