@@ -70,7 +70,8 @@ def test_a_script_that_logs_is_recorded_once_and_computes_the_same(
     assert str(facts["framework"]).startswith(FRAMEWORKS[name])
 
 
-@pytest.mark.parametrize("name", quick("transformers", of=FRAMEWORKS))
+@pytest.mark.long
+@pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_script_that_asks_for_the_hook_and_the_tee_itself_is_recorded_once(
     name: str, tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from tests.trainer_hooks.processes import environment
 from tests.trainer_hooks.recorded import recorded
 
@@ -66,6 +68,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.long
 def test_sharded_and_replicated_models_are_recorded_by_each_rank(tmp_path: Path) -> None:
     """One rank has a step more than the other. The norm of sharded gradients would take a collective."""
     script = tmp_path / "two_ranks.py"

@@ -216,6 +216,7 @@ said = [Asking.seen, between, [len(each._forward_hooks) for each in model.module
     assert clean(tmp_path).live.samples == 6
 
 
+@pytest.mark.long
 def test_compiled_models_and_functions_are_compiled_once_and_whole(tmp_path: Path) -> None:
     script = """
 inner = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
