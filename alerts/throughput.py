@@ -172,7 +172,7 @@ def throughput(thresholds: Thresholds) -> Group:
                 scope="run",
                 summary="Run {{ $labels.run }} has become slower.",
                 description="It makes {{ $value | humanizePercentage }} of the tokens a second that it made "
-                f"in the median of the last six hours (limit {100 * thresholds.throughput_ratio:g}%), for "
+                f"in the median of the last {usual} (limit {100 * thresholds.throughput_ratio:g}%), for "
                 f"{duration(thresholds.throughput_for_seconds)}; evaluations and checkpoints do not count.",
             ),
             AlertRule(
