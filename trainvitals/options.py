@@ -12,7 +12,7 @@ Recordings = Annotated[
     Path | None, typer.Option("--dir", help="Where the recordings are. Default: every usual place.")
 ]
 SimulateGpus = Annotated[
-    str, typer.Option(metavar="N[:SCENARIO]", help="For demonstrations: GPUs that are not there.")
+    str, typer.Option(metavar="N[:SCENARIO],…", help="For demonstrations: GPUs that are not there.")
 ]
 
 
