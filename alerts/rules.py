@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,11 @@ from alerts.thresholds import Thresholds, duration
 Severity = Literal["critical", "warning", "info", "none"]
 # What is at fault, which says who is called: a run's owner, whoever looks after the machines, or us.
 AlertScope = Literal["run", "hardware", "telemetry"]
+# The uid of the dashboard that has a panel for every alert.
+ALERTS_DASHBOARD = "trainvitals-alerts"
+# Below are the ids of that dashboard's other panels, above those of alerts.
+_FIRST_PANEL = 1000
+_PANELS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,11 @@ class AlertRule:
     def runbook(self) -> str:
         return f"{self.name}.md"
 
+    @property
+    def panel(self) -> int:
+        """The id of its panel: made of its name, so that it stays while other alerts come and go."""
+        return _FIRST_PANEL + zlib.crc32(self.name.encode()) % _PANELS
+
     def to_mapping(self, thresholds: Thresholds) -> dict[str, Any]:
         mapping: dict[str, Any] = {"alert": self.name, "expr": self.expr}
         if self.for_seconds:
@@ -64,7 +75,13 @@ class AlertRule:
         if self.scope == "run":  # a run's name needs no escaping in a link
             page = f"{thresholds.page_base.rstrip('/')}/#/runs/{{{{ $labels.run }}}}"
             mapping["annotations"]["page_url"] = page
+        if thresholds.grafana_base:
+            mapping["annotations"]["dashboard_url"] = self._dashboard_url(thresholds.grafana_base)
         return mapping
+
+    def _dashboard_url(self, grafana_base: str) -> str:
+        run = "&var-run={{ $labels.run }}" if self.scope == "run" else ""
+        return f"{grafana_base.rstrip('/')}/d/{ALERTS_DASHBOARD}?viewPanel={self.panel}{run}"
 
 
 @dataclass(frozen=True, slots=True)

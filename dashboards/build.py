@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dashboards import foundation
+from dashboards import alerts, foundation
 from exporters import generated
 
-DASHBOARDS = (foundation.dashboard,)
+DASHBOARDS = (foundation.dashboard, alerts.dashboard)
 
 GENERATED = Path(__file__).parent / "generated"
 COMMAND = "python -m dashboards.build"

@@ -18,28 +18,34 @@ TAG = "trainvitals"
 
 @attr.s(auto_attribs=True, kw_only=True)
 class Row(core.RowPanel):
-    """A heading over the panels that follow it."""
+    """A heading over the panels that follow it, or that it holds while it is collapsed."""
 
     title: str
+    collapsed: bool = False
+    panels: list[DataPanel] = attr.ib(factory=list)
 
     def to_json_data(self) -> Json:
         return {
             "type": "row",
             "id": self.id,
             "title": self.title,
-            "collapsed": False,
-            "panels": [],
+            "collapsed": self.collapsed,
+            "panels": self.panels,
             "gridPos": self.gridPos,
         }
 
 
 @attr.frozen
 class Shelf:
-    """A heading and the panels under it, each with its width in columns of 24, all of one height."""
+    """A heading and the panels under it, each with its width in columns of 24, all of one height.
+
+    One that is collapsed shows its heading alone, until somebody opens it or follows a link to a panel of it.
+    """
 
     title: str
     slots: Sequence[tuple[DataPanel, int]]
     height: int = SHELF_HEIGHT
+    collapsed: bool = False
 
 
 def stack(*shelves: Shelf) -> list[Row | DataPanel]:
@@ -50,22 +56,31 @@ def stack(*shelves: Shelf) -> list[Row | DataPanel]:
     placed: list[Row | DataPanel] = []
     top = 0
     for shelf in shelves:
-        placed.append(Row(title=shelf.title, gridPos=core.GridPos(h=1, w=GRID_COLUMNS, x=0, y=top)))
+        heading = core.GridPos(h=1, w=GRID_COLUMNS, x=0, y=top)
         top += 1
-        left = 0
-        for panel, width in shelf.slots:
-            if not 0 < width <= GRID_COLUMNS:
-                raise ValueError(
-                    f"panel {panel.title!r} is {width} columns wide; give it 1 to {GRID_COLUMNS}"
-                )
-            if left + width > GRID_COLUMNS:
-                left = 0
-                top += shelf.height
-            position = core.GridPos(h=shelf.height, w=width, x=left, y=top)
-            placed.append(attr.evolve(panel, gridPos=position))
-            left += width
-        top += shelf.height
+        panels, below = _place(shelf, top)
+        if shelf.collapsed:
+            placed.append(Row(title=shelf.title, gridPos=heading, collapsed=True, panels=panels))
+        else:
+            placed += [Row(title=shelf.title, gridPos=heading), *panels]
+            top = below
     return placed
+
+
+def _place(shelf: Shelf, top: int) -> tuple[list[DataPanel], int]:
+    """The shelf's panels on the grid from the line `top` on, and the line below them."""
+    placed = []
+    left = 0
+    for panel, width in shelf.slots:
+        if not 0 < width <= GRID_COLUMNS:
+            raise ValueError(f"panel {panel.title!r} is {width} columns wide; give it 1 to {GRID_COLUMNS}")
+        if left + width > GRID_COLUMNS:
+            left = 0
+            top += shelf.height
+        position = core.GridPos(h=shelf.height, w=width, x=left, y=top)
+        placed.append(attr.evolve(panel, gridPos=position))
+        left += width
+    return placed, top + shelf.height
 
 
 @attr.frozen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alerts.thresholds import Thresholds
 from dashboards.dashboard import Dashboard, Shelf, stack
 from dashboards.panels import (
     Column,
@@ -17,8 +18,8 @@ from dashboards.variables import VARIABLES, of_node, of_other_exporter, of_run
 from exporters import catalog
 
 UID = "trainvitals-foundation"
-# Where the alert GPUMemoryHigh begins, in percent.
-GPU_MEMORY_HIGH_PERCENT = 90
+# Where the alert GPUMemoryHigh begins.
+GPU_MEMORY_HIGH_PERCENT = round(100 * Thresholds().gpu_memory_ratio)
 
 # cAdvisor's metrics, which the kubelet publishes for every container.
 CONTAINER_CPU_USAGE_SECONDS_TOTAL = "container_cpu_usage_seconds_total"
@@ -32,14 +33,15 @@ CADVISOR_METRICS = (
 # A container's name is empty on the sums cAdvisor adds for the whole pod: they would count everything twice.
 _SERVICE_CONTAINERS = ('pod=~"training-service.*"', 'container!=""')
 
-_KEEP_CHOICES = (
+# What a link to a dashboard keeps, but for the run.
+KEEP_CHOICES = (
     "${datasource:queryparam}&${cluster:queryparam}&${job:queryparam}&${instance:queryparam}"
     "&${__url_time_range}"
 )
 
 
 def _only_this_run(run: str) -> DataLink:
-    return DataLink(f"Show only {run}", f"/d/{UID}?var-run={run}&{_KEEP_CHOICES}")
+    return DataLink(f"Show only {run}", f"/d/{UID}?var-run={run}&{KEEP_CHOICES}")
 
 
 RUN_OF_SERIES = _only_this_run("${__field.labels.run}")

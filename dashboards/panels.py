@@ -88,6 +88,18 @@ class Override:
         }
 
 
+def dashed_limit(reference: str) -> Override:
+    """Draw one query's series as dashed red lines: a limit that moves."""
+    return Override(
+        "byFrameRefID",
+        reference,
+        {
+            "custom.lineStyle": {"fill": "dash", "dash": [8, 6]},
+            "color": {"mode": "fixed", "fixedColor": BAD},
+        },
+    )
+
+
 def dashed_steps(reference: str) -> Override:
     """Draw one query's series as dashed steps: values that hold until the next, such as an evaluation's."""
     return Override(
@@ -104,7 +116,8 @@ def dashed_steps(reference: str) -> Override:
 class DataPanel(core.Panel):
     """What every panel with data has; each kind of panel adds its own options.
 
-    `unit` is Grafana's id of a unit, `minimum` and `maximum` are in that unit.
+    `unit` is Grafana's id of a unit, `minimum` and `maximum` are in that unit. `value_texts` says in words
+    what a number stands for, such as 1 for "answers".
     """
 
     kind = ""
@@ -120,6 +133,7 @@ class DataPanel(core.Panel):
     color_mode: str = "palette-classic"
     thresholds: list[Threshold] = attr.ib(factory=lambda: [GROUND], validator=attr.validators.min_len(1))
     overrides: Sequence[Override] = ()
+    value_texts: Mapping[int, str] = attr.ib(factory=dict)
     data_links: Sequence[DataLink] = ()
     # Not to be given: what the layer cannot say belongs into the layer.
     extraJson: None = attr.ib(default=None, init=False)  # noqa: N815 - grafanalib's name
@@ -153,13 +167,20 @@ class DataPanel(core.Panel):
                         "mode": "absolute",
                         "steps": [step._asdict() for step in self.thresholds],
                     },
-                    "mappings": [],
+                    "mappings": _mappings(self.value_texts),
                     "links": [link._asdict() for link in self.data_links],
                     "custom": self.custom_field_options(),
                 },
                 "overrides": self.overrides,
             },
         }
+
+
+def _mappings(value_texts: Mapping[int, str]) -> list[Json]:
+    options = {
+        str(value): {"text": text, "index": place} for place, (value, text) in enumerate(value_texts.items())
+    }
+    return [{"type": "value", "options": options}] if options else []
 
 
 @attr.s(auto_attribs=True, kw_only=True)
@@ -200,14 +221,19 @@ class TimeSeries(DataPanel):
 
 @attr.s(auto_attribs=True, kw_only=True)
 class Stat(DataPanel):
-    """The last value of each series in large figures, its name above, its course behind."""
+    """The last value of each series in large figures, its name above, its course behind.
+
+    `colored` gives the figure the colour of its threshold.
+    """
 
     kind = "stat"
+
+    colored: bool = False
 
     def options(self) -> Json:
         return {
             "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
-            "colorMode": "none",
+            "colorMode": "value" if self.colored else "none",
             "graphMode": "area",
             "justifyMode": "auto",
             "orientation": "auto",
@@ -229,11 +255,11 @@ class Column(NamedTuple):
 
 @attr.s(auto_attribs=True, kw_only=True)
 class Table(DataPanel):
-    """One row for each value of a label, one column for each query: build it with `Table.of`."""
+    """One row for each value of a label or for each series: build it with `Table.of` or `Table.of_series`."""
 
     kind = "table"
 
-    first_column: str
+    sorted_by: str
 
     @classmethod
     def of(
@@ -271,25 +297,64 @@ class Table(DataPanel):
             transformations=[
                 {"id": "filterFieldsByName", "options": {"include": {"names": list(titles)}}},
                 {"id": "merge", "options": {}},
-                {
-                    "id": "organize",
-                    "options": {
-                        "excludeByName": {},
-                        "indexByName": {name: place for place, name in enumerate(titles)},
-                        "renameByName": titles,
-                    },
-                },
+                _organize(titles),
             ],
             overrides=overrides,
-            first_column=label_title,
+            sorted_by=label_title,
+        )
+
+    @classmethod
+    def of_series(
+        cls,
+        *,
+        title: str,
+        description: str,
+        expr: str,
+        labels: Mapping[str, str],
+        value: str,
+        unit: str,
+        no_value: str,
+        overrides: Sequence[Override] = (),
+    ) -> Table:
+        """A table of the query's series: columns for `labels`, by name and title, and last for the value.
+
+        The lowest value comes first.
+        """
+        titles = {**labels, "Value": value}
+        return cls(
+            title=title,
+            description=description,
+            unit=unit,
+            no_value=no_value,
+            color_mode="thresholds",
+            thresholds=[Threshold(NEUTRAL, None)],
+            targets=[Query(expr=expr, table=True)],
+            transformations=[
+                {"id": "filterFieldsByName", "options": {"include": {"names": list(titles)}}},
+                _organize(titles),
+            ],
+            overrides=overrides,
+            sorted_by=value,
         )
 
     def options(self) -> Json:
         return {
             "showHeader": True,
             "cellHeight": "sm",
-            "sortBy": [{"displayName": self.first_column, "desc": False}],
+            "sortBy": [{"displayName": self.sorted_by, "desc": False}],
         }
 
     def custom_field_options(self) -> Json:
         return {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False}
+
+
+def _organize(titles: Mapping[str, str]) -> Json:
+    """Orders a table's columns as `titles` has them, and gives each its title."""
+    return {
+        "id": "organize",
+        "options": {
+            "excludeByName": {},
+            "indexByName": {name: place for place, name in enumerate(titles)},
+            "renameByName": titles,
+        },
+    }

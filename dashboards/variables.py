@@ -13,6 +13,16 @@ _JOB = f'{_CLUSTER}, job=~"$job"'
 _NODE = f'{_JOB}, instance=~"$instance"'
 _RUN = f'{_NODE}, run=~"$run"'
 
+# By what a recorded series can be chosen: the first part of its name says of what each series is.
+_KEPT = {
+    "run": 'run=~"$run"',
+    "run_attempt": 'run=~"$run"',
+    "run_gpu": 'run=~"$run"',
+    "rank": 'run=~"$run"',
+    "gpu": 'instance=~"$instance"',
+    "gpu_xid": 'instance=~"$instance"',
+}
+
 # Every service publishes the state of its collectors, runs or no runs, GPUs or no GPUs.
 _ALWAYS_THERE = catalog.COLLECTOR_SUCCESS
 # Outlives its run, so that a finished run can be chosen for a day.
@@ -28,22 +38,48 @@ VARIABLES = (
 )
 
 
-def of_run(metric: Metric) -> str:
+def of_run(metric: Metric, *matchers: str) -> str:
     """Selects a metric of run or rank scope for the chosen runs.
 
     Raises ValueError for a metric that carries no run.
     """
     if "run" not in metric.labels:
         raise ValueError(f"{metric} has no label run: select it with of_node")
-    return f"{metric}{{{_RUN}}}"
+    return _select(metric.name, _RUN, *matchers)
 
 
-def of_node(metric: Metric) -> str:
+def of_node(metric: Metric, *matchers: str) -> str:
     """Selects a metric for the chosen instances, whatever run it belongs to."""
-    return f"{metric}{{{_NODE}}}"
+    return _select(metric.name, _NODE, *matchers)
+
+
+def of_target(name: str) -> str:
+    """Selects what Prometheus says of scraping the chosen instances, such as `up`."""
+    return _select(name, _NODE)
 
 
 def of_other_exporter(name: str, *matchers: str) -> str:
     """Selects a metric that another exporter publishes, under a job and an instance that are its own."""
-    selector = ", ".join((_CLUSTER, 'job=~".+"', 'instance=~".+"', *matchers))
-    return f"{name}{{{selector}}}"
+    return _select(name, _CLUSTER, 'job=~".+"', 'instance=~".+"', *matchers)
+
+
+def of_recorded(name: str) -> str:
+    """Selects a series that rules record, by what its level keeps of the labels; none keeps the job.
+
+    Raises ValueError for a level that is not known.
+    """
+    level = name.partition(":")[0]
+    if level not in _KEPT:
+        raise ValueError(f"{name} is recorded at the level {level!r}: say in _KEPT what it can be chosen by")
+    return _select(name, _CLUSTER, _KEPT[level])
+
+
+def of_alerts(name: str, *matchers: str) -> str:
+    """Selects from `ALERTS` or `ALERTS_FOR_STATE` ours, of the chosen runs and of what belongs to no run."""
+    return _select(
+        name, _CLUSTER, 'job=~"$job|"', 'instance=~"$instance|"', 'run=~"$run|"', 'scope=~".+"', *matchers
+    )
+
+
+def _select(name: str, *matchers: str) -> str:
+    return f"{name}{{{', '.join(matchers)}}}"

@@ -6,7 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dashboards import build, foundation
+from alerts import memory
+from alerts.build import groups
+from alerts.rules import RecordingRule
+from alerts.thresholds import Thresholds
+from dashboards import alerts, build, foundation, telemetry_alerts
+from exporters.catalog import CATALOG
 from tests.dashboards import linter
 
 Json = dict[str, Any]
@@ -16,7 +21,24 @@ DASHBOARDS: dict[str, Json] = {
 }
 # The metrics that are not ours, by exporter.
 CADVISOR = frozenset(foundation.CADVISOR_METRICS)
-FOREIGN_METRICS = CADVISOR
+NODE_EXPORTER = frozenset({memory.NODE_OOM_KILLS, memory.NODE_MEMORY_AVAILABLE, memory.NODE_MEMORY_TOTAL})
+ALERTING = frozenset(
+    {
+        alerts.ALERTS,
+        alerts.ALERTS_FOR_STATE,
+        telemetry_alerts.RULE_EVALUATION_FAILURES_TOTAL,
+        telemetry_alerts.RULE_GROUP_ITERATIONS_MISSED_TOTAL,
+        telemetry_alerts.NOTIFICATIONS_FAILED_TOTAL,
+    }
+)
+FOREIGN_METRICS = CADVISOR | NODE_EXPORTER | ALERTING
+# What Prometheus says of scraping ours.
+OF_TARGETS = frozenset({telemetry_alerts.UP, telemetry_alerts.SCRAPE_DURATION_SECONDS})
+# What our rules record.
+RECORDED = frozenset(
+    rule.name for group in groups(Thresholds()) for rule in group.rules if isinstance(rule, RecordingRule)
+)
+KNOWN_METRICS = CATALOG.keys() | RECORDED | OF_TARGETS | FOREIGN_METRICS
 
 
 class PanelQuery(NamedTuple):

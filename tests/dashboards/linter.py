@@ -1,9 +1,10 @@
 """The 17 rules of Grafana's dashboard-linter: each takes a dashboard's JSON and yields what is wrong.
 
-The rules and their names follow github.com/grafana/dashboard-linter at 4d0844b, with three differences. A job
+The rules and their names follow github.com/grafana/dashboard-linter at 4d0844b, with four differences. A job
 or instance matcher must be the variable on our own metrics only: those of another exporter have a job and an
-instance of their own, and any matcher will do. An empty list of value mappings does not stand in for a unit.
-LogQL has no parser in Python: its two rules look at selectors, brackets and ranges.
+instance of their own, and any matcher will do. A series that rules record has no job: it must obey the run or
+the instance. An empty list of value mappings does not stand in for a unit. LogQL has no parser in Python: its
+two rules look at selectors, brackets and ranges.
 """
 
 from __future__ import annotations
@@ -268,8 +269,10 @@ def target_instance(subject: Subject) -> Iterator[Problem]:
 def _selectors_obey(subject: Subject, label: str) -> Iterator[Problem]:
     for panel, expr in subject.queries():
         for node in promql.vector_selectors(expr):
-            matchers = [one for one in node.expr.matchers.matchers if one.name == label]
-            obeys = any(one.op == MatchOp.Re and one.value == f"${label}" for one in matchers)
+            recorded = ":" in (node.expr.name or "")
+            chosen_by = {"run", "instance"} if recorded else {label}
+            matchers = [one for one in node.expr.matchers.matchers if one.name in chosen_by]
+            obeys = any(one.op == MatchOp.Re and one.value == f"${one.name}" for one in matchers)
             if not obeys and not (matchers and node.expr.name in subject.foreign_metrics):
                 yield Problem(panel["title"], f'{node.expr.name} lacks {label}=~"${label}"')
 

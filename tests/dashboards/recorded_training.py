@@ -1,4 +1,4 @@
-"""Two hours of training as Prometheus would have recorded them: two runs, two GPUs, the service's container.
+"""Two hours of training: two runs, two GPUs, the service's container, and what the alerts judge beside them.
 
 As happens, the container was restarted and its predecessor is still seen, and a second job scrapes the GPUs.
 
@@ -8,19 +8,23 @@ The numbers are made up, but move as in a training, so that a picture of them ca
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from dashboards import foundation
 from exporters import catalog
 from exporters.catalog import Metric
+from tests.dashboards import recorded_alerts
+from tests.dashboards.recorded_series import (
+    GIB,
+    SERVICE,
+    Course,
+    RecordedSeries,
+    counted,
+    decay,
+    held,
+    noisy,
+)
 
-LENGTH_SECONDS = 2 * 3600
-INTERVAL_SECONDS = 15
-EVALUATION_SECONDS = 600
-GIB = 2**30
-
-SERVICE = {"job": "training-service", "instance": "gpu-node-1:8003"}
 SECOND_JOB = {**SERVICE, "job": "pods"}
 CONTAINER = {
     "job": "kubelet",
@@ -34,53 +38,27 @@ PREDECESSOR = {**CONTAINER, "id": "/kubepods/pod1/killed"}
 # The sums cAdvisor adds for the pod: no panel may count them.
 WHOLE_POD = {**CONTAINER, "container": "", "id": "/kubepods/pod1"}
 
-Course = Callable[[float], float]
-
-
-class RecordedSeries(NamedTuple):
-    """A series and its value as a function of the seconds since the start."""
-
-    metric: str
-    labels: Mapping[str, str]
-    course: Course
-
 
 def series() -> Iterator[RecordedSeries]:
     yield RecordedSeries(catalog.COLLECTOR_SUCCESS.name, {**SERVICE, "collector": "gpu"}, lambda _: 1)
-    yield from _run("wayfarer-lora", ranks=2, pace=3.4, loss=_decay(3.2, 1.3))
-    yield from _run("tiny-chat", ranks=1, pace=2.3, loss=_decay(2.2, 1.7))
+    yield from _run("wayfarer-lora", ranks=2, pace=3.4, loss=decay(3.2, 1.3))
+    yield from _run("tiny-chat", ranks=1, pace=2.3, loss=decay(2.2, 1.7))
     yield from _gpu("0", "GPU-2b9b5a1e-0000-4000-8000-000000000000", utilization_percent=95, memory_gib=58)
     yield from _gpu("1", "GPU-2b9b5a1e-0000-4000-8000-000000000001", utilization_percent=86, memory_gib=46)
     yield from _containers()
-
-
-def openmetrics(end: float) -> str:
-    """The recording as OpenMetrics text; its last sample is at `end`, in unix seconds."""
-    families: dict[str, list[RecordedSeries]] = {}
-    for one in series():
-        families.setdefault(one.metric, []).append(one)
-    lines = []
-    for name, members in families.items():
-        kind = "counter" if name.endswith("_total") else "gauge"
-        lines.append(f"# TYPE {name.removesuffix('_total')} {kind}")
-        for one in members:
-            labels = ",".join(f'{label}="{value}"' for label, value in one.labels.items())
-            for seconds in range(0, LENGTH_SECONDS + 1, INTERVAL_SECONDS):
-                moment = end - LENGTH_SECONDS + seconds
-                lines.append(f"{name}{{{labels}}} {one.course(seconds):.6g} {moment:.3f}")
-    return "\n".join([*lines, "# EOF", ""])
+    yield from recorded_alerts.series()
 
 
 def _run(run: str, ranks: int, pace: float, loss: Course) -> Iterator[RecordedSeries]:
     courses: dict[Metric, Course] = {
         catalog.TRAINING_RUN_START_TIMESTAMP_SECONDS: lambda _: 1_700_000_000,
         catalog.TRAINING_EPOCH_CURRENT: lambda s: pace * s / 8000,
-        catalog.TRAINING_LOSS: _noisy(loss, 0.06),
-        catalog.VALIDATION_LOSS: _held(lambda s: loss(s) + 0.12 + s / 40_000),
+        catalog.TRAINING_LOSS: noisy(loss, 0.06),
+        catalog.VALIDATION_LOSS: held(lambda s: loss(s) + 0.12 + s / 40_000),
         catalog.TRAINING_ACCURACY: lambda s: 0.9 - loss(s) / 6,
         catalog.TRAINING_PERPLEXITY: lambda s: math.exp(loss(s)),
-        catalog.TRAINING_DATA_LOADING_TIME_SECONDS: _noisy(lambda _: 0.012, 0.003),
-        catalog.TRAINING_PREPROCESSING_TIME_SECONDS: _noisy(lambda _: 0.034, 0.006),
+        catalog.TRAINING_DATA_LOADING_TIME_SECONDS: noisy(lambda _: 0.012, 0.003),
+        catalog.TRAINING_PREPROCESSING_TIME_SECONDS: noisy(lambda _: 0.034, 0.006),
     }
     labels = {**SERVICE, "run": run}
     for metric, course in courses.items():
@@ -89,13 +67,13 @@ def _run(run: str, ranks: int, pace: float, loss: Course) -> Iterator[RecordedSe
         yield RecordedSeries(
             catalog.TRAINING_BATCHES_PROCESSED_TOTAL.name,
             {**labels, "rank": str(rank)},
-            _counted(pace, rank),
+            counted(pace, rank),
         )
 
 
 def _gpu(index: str, uuid: str, utilization_percent: float, memory_gib: float) -> Iterator[RecordedSeries]:
     courses: dict[Metric, Course] = {
-        catalog.NVIDIA_GPU_UTILIZATION_PERCENT: _noisy(lambda _: utilization_percent, 3.5),
+        catalog.NVIDIA_GPU_UTILIZATION_PERCENT: noisy(lambda _: utilization_percent, 3.5),
         catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES: lambda _: 80 * GIB,
         catalog.NVIDIA_GPU_MEMORY_USED_BYTES: lambda s: (
             (memory_gib + 15 * (1 - math.exp(-s / 2000)) + 0.5 * math.sin(s / 200)) * GIB
@@ -118,20 +96,3 @@ def _containers() -> Iterator[RecordedSeries]:
     yield RecordedSeries(foundation.CONTAINER_CPU_USAGE_SECONDS_TOTAL, PREDECESSOR, lambda _: 900)
     yield RecordedSeries(foundation.CONTAINER_MEMORY_USAGE_BYTES, PREDECESSOR, lambda _: 2 * GIB)
     yield RecordedSeries(foundation.CONTAINER_SPEC_MEMORY_LIMIT_BYTES, PREDECESSOR, lambda _: 64 * GIB)
-
-
-def _decay(start: float, end: float) -> Course:
-    return lambda s: end + (start - end) * math.exp(-s / 1800)
-
-
-def _noisy(course: Course, height: float) -> Course:
-    """`course` with a ripple that looks random and is the same at every call."""
-    return lambda s: course(s) + height * math.sin(s * 0.37) * math.sin(s * 1.93 + 1)
-
-
-def _held(course: Course) -> Course:
-    return lambda s: course(s // EVALUATION_SECONDS * EVALUATION_SECONDS)
-
-
-def _counted(a_second: float, rank: int) -> Course:
-    return lambda s: math.floor(a_second * s + 12 * math.sin(s / 250) + rank)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attr
 import pytest
 
 from dashboards.dashboard import Dashboard, DatasourceVariable, LabelVariable, Row, Shelf, stack
@@ -68,3 +69,21 @@ def test_a_variable_starts_at_all_or_at_its_default() -> None:
     query = "label_values(a, job)"
     assert LabelVariable(name="job", query=query).to_json_data()["current"]["value"] == ["$__all"]
     assert LabelVariable(name="job", query=query, default="b").to_json_data()["current"]["value"] == ["b"]
+
+
+def test_a_collapsed_shelf_holds_its_panels_and_takes_one_line() -> None:
+    row, below = [
+        panel
+        for panel in shown(Shelf("Top", [(line(), 12)], collapsed=True), Shelf("Bottom", [(line(), 24)]))
+        if panel["type"] == "row"
+    ]
+    assert (row["collapsed"], below["collapsed"]) == (True, False)
+    assert places(row["panels"]) == [(0, 1, 12, 8)]
+    assert places([below]) == [(0, 1, 24, 1)]
+
+
+def test_a_panel_keeps_the_id_that_it_was_given() -> None:
+    panels = shown(Shelf("Top", [(attr.evolve(line(), id=4711), 12), (line(), 12)], collapsed=True))
+    ids = [panels[0]["id"], *(panel["id"] for panel in panels[0]["panels"])]
+    assert ids[1] == 4711
+    assert len(set(ids)) == 3

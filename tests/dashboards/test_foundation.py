@@ -61,8 +61,7 @@ def test_the_loss_panel_shows_training_and_validation_apart() -> None:
 def test_the_memory_panel_draws_the_line_at_which_the_alert_begins() -> None:
     defaults = panel("GPU memory")["fieldConfig"]["defaults"]
     assert defaults["custom"]["thresholdsStyle"]["mode"] == "line"
-    assert defaults["thresholds"]["steps"][-1]["value"] == 90
-    assert round(100 * Thresholds().gpu_memory_ratio) == foundation.GPU_MEMORY_HIGH_PERCENT
+    assert defaults["thresholds"]["steps"][-1]["value"] == round(100 * Thresholds().gpu_memory_ratio)
 
 
 def test_the_job_is_at_first_that_of_the_training_service() -> None:

@@ -17,8 +17,17 @@ from dashboards.dashboard import GRID_COLUMNS, SCHEMA_VERSION, TAG
 from dashboards.panels import DATASOURCE
 from exporters.catalog import CATALOG
 from tests.dashboards import linter, promql
-from tests.dashboards.generated import DASHBOARDS, FOREIGN_METRICS, Json, panel_queries
+from tests.dashboards.generated import DASHBOARDS, FOREIGN_METRICS, KNOWN_METRICS, Json, panel_queries
 
+# What the levels of recorded series keep, beside the labels of targets.
+LABELS_OF_LEVEL = {
+    "run": {"run"},
+    "run_attempt": {"run", "start"},
+    "run_gpu": {"run", "gpu", "uuid"},
+    "rank": {"run", "rank"},
+    "gpu": {"gpu", "uuid"},
+    "gpu_xid": {"gpu", "uuid", "xid"},
+}
 LEGACY_KEYS = {"rows", "gridData", "span", "error", "nullPointMode", "intervalFactor", "step", "__inputs"}
 
 every_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS.keys())
@@ -101,16 +110,19 @@ def test_thresholds_begin_with_a_ground_that_has_no_value(dashboard: Json) -> No
 
 @every_dashboard
 def test_ids_are_unique(dashboard: Json) -> None:
-    ids = [panel["id"] for panel in dashboard["panels"]]
+    rows = [panel for panel in dashboard["panels"] if panel["type"] == "row"]
+    ids = [panel["id"] for panel in [*rows, *linter.panels(dashboard)]]
     assert len(ids) == len(set(ids))
 
 
 @every_dashboard
 def test_panels_lie_on_the_grid_and_do_not_overlap(dashboard: Json) -> None:
-    for panel in dashboard["panels"]:
-        assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= GRID_COLUMNS
-    for one, other in itertools.combinations(dashboard["panels"], 2):
-        assert cells(one).isdisjoint(cells(other)), (one["title"], other["title"])
+    collapsed = [panel["panels"] for panel in dashboard["panels"] if panel.get("collapsed")]
+    for panels in (dashboard["panels"], *collapsed):
+        for panel in panels:
+            assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= GRID_COLUMNS
+        for one, other in itertools.combinations(panels, 2):
+            assert cells(one).isdisjoint(cells(other)), (one["title"], other["title"])
 
 
 @every_dashboard
@@ -136,18 +148,25 @@ def test_every_query_is_promql(dashboard: Json) -> None:
 @every_dashboard
 def test_every_metric_is_in_the_catalog_or_another_exporters(dashboard: Json) -> None:
     for query in panel_queries(dashboard):
-        unknown = promql.metric_names(query.expr) - CATALOG.keys() - FOREIGN_METRICS
+        unknown = promql.metric_names(query.expr) - KNOWN_METRICS
         assert not unknown, query.panel
 
 
 @every_dashboard
 def test_every_label_in_a_legend_is_one_its_metrics_have(dashboard: Json) -> None:
-    target_labels = {"cluster", "job", "instance", "namespace", "pod", "container"}
     for panel in linter.panels(dashboard):
         for target in panel["targets"]:
             in_legend = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
-            for name in promql.metric_names(target["expr"]) - FOREIGN_METRICS:
-                assert in_legend <= target_labels | set(CATALOG[name].labels), panel["title"]
+            names = promql.metric_names(target["expr"]) - FOREIGN_METRICS
+            if names:
+                assert in_legend <= set().union(*map(labels_of, names)), panel["title"]
+
+
+def labels_of(metric: str) -> set[str]:
+    target_labels = {"cluster", "job", "instance", "namespace", "pod", "container"}
+    if ":" in metric:
+        return target_labels | LABELS_OF_LEVEL[metric.partition(":")[0]]
+    return target_labels | set(CATALOG[metric].labels if metric in CATALOG else ())
 
 
 @every_dashboard

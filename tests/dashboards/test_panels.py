@@ -12,6 +12,7 @@ from dashboards.panels import (
     Stat,
     Table,
     TimeSeries,
+    dashed_limit,
     dashed_steps,
     limit,
 )
@@ -139,3 +140,35 @@ def test_a_table_of_one_query_reads_the_column_that_grafana_does_not_number() ->
     )
     keep = shown_panel(table)["transformations"][0]
     assert keep["options"]["include"]["names"] == ["run", "Value"]
+
+
+def test_a_limit_that_moves_is_drawn_in_red_dashes() -> None:
+    (override,) = shown_panel(line(overrides=[dashed_limit("A")]))["fieldConfig"]["overrides"]
+    assert {"id": "color", "value": {"mode": "fixed", "fixedColor": "red"}} in override["properties"]
+
+
+def test_a_number_can_stand_for_a_word() -> None:
+    assert shown_panel(line())["fieldConfig"]["defaults"]["mappings"] == []
+    defaults = shown_panel(line(value_texts={0: "lost", 1: "answers"}))["fieldConfig"]["defaults"]
+    (mapping,) = defaults["mappings"]
+    assert {value: shown["text"] for value, shown in mapping["options"].items()} == {
+        "0": "lost",
+        "1": "answers",
+    }
+
+
+def test_a_table_of_series_has_a_column_for_each_label_and_the_value_last() -> None:
+    table = Table.of_series(
+        title="Alerts",
+        description="All of them.",
+        expr="ALERTS",
+        labels={"alertname": "Alert", "run": "Run"},
+        value="For",
+        unit="s",
+        no_value="none",
+    )
+    panel = shown_panel(table)
+    keep, name = panel["transformations"]
+    assert keep["options"]["include"]["names"] == ["alertname", "run", "Value"]
+    assert name["options"]["renameByName"] == {"alertname": "Alert", "run": "Run", "Value": "For"}
+    assert panel["options"]["sortBy"] == [{"displayName": "For", "desc": False}]

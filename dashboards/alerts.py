@@ -1,0 +1,180 @@
+"""Alerts: what fires now, and for every alert the quantity it judges beside its limit.
+
+An alert's link opens its panel, by the id that alerts/rules.py makes of the alert's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import attr
+
+from alerts import build, telemetry
+from alerts.rules import ALERTS_DASHBOARD, AlertRule, Group
+from alerts.thresholds import Thresholds, duration
+from dashboards import (
+    checkpoint_alerts,
+    foundation,
+    gpu_health_alerts,
+    lifecycle_alerts,
+    loss_alerts,
+    memory_alerts,
+    telemetry_alerts,
+    throughput_alerts,
+)
+from dashboards.dashboard import Dashboard, Shelf, stack
+from dashboards.panels import DataLink, DataPanel, Override, Query, Stat, Table
+from dashboards.variables import VARIABLES, of_alerts
+
+UID = ALERTS_DASHBOARD
+# What Prometheus makes of every alert, its state as a label; and since when its condition holds.
+ALERTS = "ALERTS"
+ALERTS_FOR_STATE = "ALERTS_FOR_STATE"
+
+_FIRING = 'alertstate="firing"'
+_TELLS_SOMEBODY = 'severity!="none"'
+_SEVERITY_COLORS = {"critical": "red", "warning": "orange", "info": "blue"}
+
+
+class GroupPanels(NamedTuple):
+    """The heading of a group's row, and what makes its panels, by the names of its alerts."""
+
+    heading: str
+    panels: Callable[[Thresholds], Mapping[str, DataPanel]]
+
+
+GROUPS = {
+    "lifecycle": GroupPanels("Lifecycle: does it live?", lifecycle_alerts.panels),
+    "loss": GroupPanels("Loss: does it learn?", loss_alerts.panels),
+    "throughput": GroupPanels("Throughput: is it as fast as it was?", throughput_alerts.panels),
+    "memory": GroupPanels("Memory: does it fit?", memory_alerts.panels),
+    "checkpoint": GroupPanels("Checkpoints: what is lost if it dies now?", checkpoint_alerts.panels),
+    "gpu_health": GroupPanels("GPU health: can the GPUs go on?", gpu_health_alerts.panels),
+    "telemetry": GroupPanels("Telemetry: do we see it, and tell it?", telemetry_alerts.panels),
+}
+# Shown at the top, and not once more in its row.
+_AT_THE_TOP = telemetry.WATCHDOG
+
+
+def panels_of(group: Group, thresholds: Thresholds) -> dict[str, DataPanel]:
+    """The panel of each alert of the group, in the order of the rules, under the id that its link has.
+
+    Raises ValueError for an alert without a panel and for a panel without an alert.
+    """
+    alerts = [rule for rule in group.rules if isinstance(rule, AlertRule)]
+    panels = dict(GROUPS[group.name].panels(thresholds)) if group.name in GROUPS else {}
+    panels_by_alert = {}
+    for alert in alerts:
+        if alert.name not in panels:
+            raise ValueError(
+                f"alert {alert.name} has no panel: add one to dashboards/{group.name}_alerts.py, named in "
+                "GROUPS of dashboards/alerts.py"
+            )
+        panel = panels.pop(alert.name)
+        panels_by_alert[alert.name] = attr.evolve(
+            panel, id=alert.panel, description=f"{panel.description} {_names(alert)}"
+        )
+    if panels:
+        raise ValueError(f"no alert of the group {group.name} has the name of the panels {sorted(panels)}")
+    return panels_by_alert
+
+
+def _names(alert: AlertRule) -> str:
+    waits = f"after {duration(alert.for_seconds)}" if alert.for_seconds else "at once"
+    severity = "" if alert.severity == "none" else f", {alert.severity}"
+    return f"The alert is {alert.name}{severity}, {waits}."
+
+
+def firing() -> Table:
+    held = f"time() - {of_alerts(ALERTS_FOR_STATE, _TELLS_SOMEBODY)}"
+    fires = of_alerts(ALERTS, _FIRING, _TELLS_SOMEBODY)
+    run = DataLink(
+        "Training of ${__value.text}",
+        f"/d/{foundation.UID}?var-run=${{__value.text}}&{foundation.KEEP_CHOICES}",
+    )
+    severities = {
+        severity: {"text": severity, "color": color, "index": place}
+        for place, (severity, color) in enumerate(_SEVERITY_COLORS.items())
+    }
+    return Table.of_series(
+        title="What fires now",
+        description=(
+            "Every alert that fires, the newest first, and for how long its condition has held. Scope says "
+            "who is to look: run its owner, hardware whoever looks after the machines, telemetry whoever "
+            "runs Prometheus and the services. Open the row of its group below for what it judges; its "
+            "runbook says what to do."
+        ),
+        expr=f"{held} and ignoring (alertstate) {fires}",
+        labels={
+            "severity": "Severity",
+            "scope": "Scope",
+            "alertname": "Alert",
+            "run": "Run",
+            "rank": "Rank",
+            "instance": "Instance",
+            "gpu": "GPU",
+        },
+        value="For",
+        unit="s",
+        no_value="nothing fires",
+        overrides=[
+            Override(
+                "byName",
+                "Severity",
+                {
+                    "mappings": [{"type": "value", "options": severities}],
+                    "custom.cellOptions": {"type": "color-text"},
+                },
+            ),
+            Override("byName", "Run", {"links": [run._asdict()]}),
+        ],
+    )
+
+
+def firing_by_severity() -> Stat:
+    return Stat(
+        title="How many fire",
+        description=(
+            "Alerts that fire now, by severity: critical ones have called somebody, warnings wait for office "
+            "hours, information is read when there is time. Nothing here while the Watchdog beside it fires "
+            "is health; nothing here without the Watchdog is blindness."
+        ),
+        unit="none",
+        no_value="none",
+        targets=[
+            Query(
+                expr=f"count by (severity) ({of_alerts(ALERTS, _FIRING, _TELLS_SOMEBODY)})",
+                legend="{{severity}}",
+            )
+        ],
+    )
+
+
+def dashboard() -> Dashboard:
+    """With the figures that are shipped.
+
+    Raises ValueError for an alert without a panel and for a panel without an alert.
+    """
+    thresholds = Thresholds()
+    rows = []
+    for group in build.groups(thresholds):
+        panels = panels_of(group, thresholds)
+        if _AT_THE_TOP in panels:
+            watchdog = panels.pop(_AT_THE_TOP)
+        if panels:
+            slots = [(panel, 12) for panel in panels.values()]
+            rows.append(Shelf(GROUPS[group.name].heading, slots, height=10, collapsed=True))
+    return Dashboard(
+        uid=UID,
+        title="Alerts",
+        description=(
+            "What fires now, and below, a group of rules in each row, for every alert what it judges beside "
+            "its limit. A link in an alert opens its panel."
+        ),
+        variables=VARIABLES,
+        panels=stack(
+            Shelf("What fires now", [(firing(), 16), (firing_by_severity(), 4), (watchdog, 4)], height=10),
+            *rows,
+        ),
+    )
