@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alerts import gpu_health, lifecycle, telemetry, throughput
+from alerts import checkpoint, gpu_health, lifecycle, telemetry, throughput
 from alerts.rules import AlertRule, dump
 from alerts.thresholds import duration
 
@@ -43,6 +43,7 @@ _CAUSES = (
         throughput.TRAINING_DATA_LOADER_BOUND,
         throughput.TRAINING_STRAGGLER_RANK,
         throughput.TRAINING_DEADLINE_AT_RISK,
+        checkpoint.TRAINING_CHECKPOINT_STALE,
     ),
 )
 # So that one cause is one page. Nothing holds itself back, by way of others either: it would be told never.
@@ -52,6 +53,13 @@ INHIBITIONS = (
         for depth, causes in enumerate(_CAUSES[:-1], 1)
     ),
     Inhibition((throughput.TRAINING_DATA_LOADER_BOUND,), (throughput.TRAINING_GPU_IDLE,), _RUN),
+    # The exception that ended it is that of the write.
+    Inhibition((lifecycle.TRAINING_RUN_FAILED,), (checkpoint.TRAINING_CHECKPOINT_FAILED,), _RUN),
+    Inhibition(
+        (checkpoint.TRAINING_CHECKPOINT_FAILED,),
+        (checkpoint.TRAINING_CHECKPOINT_STALE, checkpoint.TRAINING_CHECKPOINT_VOLUME_FILLING),
+        _RUN,
+    ),
     # The XID says why the GPU is lost. By uuid: a GPU's index may pass to another once it is gone.
     Inhibition(
         (gpu_health.GPU_XID_HARDWARE,),

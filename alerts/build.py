@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alerts.alertmanager import Routing, alertmanager_config, way
+from alerts.checkpoint import checkpoint
 from alerts.gpu_health import gpu_health
 from alerts.lifecycle import lifecycle
 from alerts.loss import loss
@@ -35,6 +36,7 @@ def groups(thresholds: Thresholds) -> tuple[Group, ...]:
         loss(thresholds),
         throughput(thresholds),
         memory(thresholds),
+        checkpoint(thresholds),
         gpu_health(thresholds),
         run_efficiency(),
         telemetry(thresholds),

@@ -31,6 +31,7 @@ TELEMETRY_HOOK_DROPPED = "TelemetryHookDropped"
 TELEMETRY_HOOK_SLOW = "TelemetryHookSlow"
 TELEMETRY_HISTORY_FAILING = "TelemetryHistoryFailing"
 TELEMETRY_RECORDINGS_SKIPPED = "TelemetryRecordingsSkipped"
+TELEMETRY_RECORDINGS_VOLUME_FILLING = "TelemetryRecordingsVolumeFilling"
 PROMETHEUS_RULE_FAILURES = "PrometheusRuleFailures"
 PROMETHEUS_MISSED_ITERATIONS = "PrometheusMissedIterations"
 PROMETHEUS_SCRAPE_SLOW = "PrometheusScrapeSlow"
@@ -181,6 +182,19 @@ def _recordings_and_history(thresholds: Thresholds) -> tuple[AlertRule, ...]:
             description="{{ $value | humanize }} of them for "
             f"{duration(thresholds.recordings_skipped_for_seconds)}: nothing is known of the ranks that "
             "write them, whether they live or not.",
+        ),
+        # A rank that records has all its room, but for its events; the next that starts may find none.
+        AlertRule(
+            TELEMETRY_RECORDINGS_VOLUME_FILLING,
+            f"max by {_SERVICE} ({catalog.RECORDINGS_VOLUME_FREE_BYTES}) "
+            f"< {thresholds.recordings_volume_bytes:g}",
+            for_seconds=thresholds.recordings_volume_for_seconds,
+            severity="warning",
+            scope="telemetry",
+            summary="The volume of the recordings on {{ $labels.instance }} is almost full.",
+            description="{{ $value | humanize1024 }}B of it have been free, or little more, for "
+            f"{duration(thresholds.recordings_volume_for_seconds)}: a training that starts now may be "
+            "recorded on a slower disk, or not at all, and those that run may lose events.",
         ),
         # What cannot be read cannot be written into the history either: the alert above tells of it.
         AlertRule(

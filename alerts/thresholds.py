@@ -13,6 +13,7 @@ _MAY_BE_NONE = ("_for_seconds", "_grace_seconds", "_keep_firing_seconds")
 _MULTIPLES = {
     *("loss_spike_ratio", "loss_diverging_ratio", "loss_plateau_ratio", "evaluation_regressed_ratio"),
     *("gradient_norm_ratio", "straggler_excess_ratio", "overdue_steps_ratio"),
+    "checkpoint_stale_ratio",
 }
 # The first must be below the second, or what the text says.
 _ASCENDING = (
@@ -21,6 +22,7 @@ _ASCENDING = (
     ("loss_recent_seconds", "loss_usual_seconds", "no loss ever differs from what it was"),
     ("loss_usual_seconds", "loss_lookback_seconds", "no loss ever differs from what it was"),
     ("throughput_history_seconds", "throughput_usual_seconds", "no run ever has a history"),
+    ("checkpoint_volume_trend_seconds", "lookback_seconds", "a run's checkpoints are forgotten before that"),
     ("history_failing_for_seconds", "history_lost_window_seconds", "no lost step is told"),
 )
 _UNITS_MILLISECONDS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
@@ -39,7 +41,8 @@ class Thresholds:
     error pages after it was last seen. `gpu_lost_for_seconds` leaves time for the XID that says why a GPU is
     lost: where there is one, it pages instead. `runbook_base` is what stands before a runbook's file name:
     the folder in the repository, or the address under which a site serves it. `page_base` is where people
-    reach the service: an alert about a run links to its page.
+    reach the service: an alert about a run links to its page. `grafana_base` is where people reach Grafana:
+    an alert links to its panel there, unless this is empty.
 
     Of losses: a NaN pages for `nonfinite_page_seconds` after it was last counted. What a loss or a gradient
     norm was at the least in `loss_recent_seconds` is compared with its median of `loss_usual_seconds` before
@@ -73,9 +76,16 @@ class Thresholds:
     hangs where nothing moves for `hung_seconds`, while every GPU works for `hung_utilization_ratio` of the
     time at less than `hung_power_ratio` of its power limit.
 
+    Of checkpoints: one is late at `checkpoint_stale_ratio` times the longest that lay between two within
+    `lookback_seconds`, but not before `checkpoint_stale_seconds`; `checkpoint_stale_for_seconds` is for the
+    first steps after a long evaluation. One that failed is told for `checkpoint_failed_told_seconds`. One may
+    take `checkpoint_slow_ratio` of the time between two, but for one of `checkpoint_slow_for_seconds`. What
+    is free on their volume is held against what was free in the `checkpoint_volume_trend_seconds` before.
+
     Of telemetry itself: `clock_skew_seconds` is above what a scrape may take, 10 s by default, and
     `scrape_slow_seconds` below it. A service may restart `service_restarts` times within
-    `service_restarts_window_seconds`. Steps lost within `history_lost_window_seconds` are told. The hook's
+    `service_restarts_window_seconds`. With less than `recordings_volume_bytes` free a hook takes a disk where
+    it would take a tmpfs. Steps lost within `history_lost_window_seconds` are told. The hook's
     errors, the values it drops (`hook_dropped_values` may be) and its share of the time (`hook_slow_ratio`
     may be) are those of `hook_window_seconds`. `delivery_failing_for_seconds` is longer than
     `delivery_window_seconds`: rules and notifications that fail once and then work again are not told.
@@ -157,6 +167,13 @@ class Thresholds:
     hung_power_ratio: float = 0.4
     deadline_after_seconds: float = 15 * 60
     deadline_for_seconds: float = 30 * 60
+    checkpoint_stale_ratio: float = 2.5
+    checkpoint_stale_seconds: float = 15 * 60
+    checkpoint_stale_for_seconds: float = 15 * 60
+    checkpoint_failed_told_seconds: float = 60 * 60
+    checkpoint_slow_ratio: float = 0.1
+    checkpoint_slow_for_seconds: float = 30 * 60
+    checkpoint_volume_trend_seconds: float = 12 * 60 * 60
     run_not_scraped_for_seconds: float = 10 * 60
     clock_skew_seconds: float = 30
     clock_skew_for_seconds: float = 10 * 60
@@ -166,6 +183,8 @@ class Thresholds:
     service_restarts: int = 3
     service_restarts_window_seconds: float = 30 * 60
     recordings_skipped_for_seconds: float = 15 * 60
+    recordings_volume_bytes: float = 256 * 2**20
+    recordings_volume_for_seconds: float = 15 * 60
     history_failing_for_seconds: float = 10 * 60
     history_lost_window_seconds: float = 15 * 60
     hook_window_seconds: float = 15 * 60
@@ -176,6 +195,7 @@ class Thresholds:
     delivery_failing_for_seconds: float = 15 * 60
     runbook_base: str = "alerts/runbooks"
     page_base: str = "http://127.0.0.1:8003"
+    grafana_base: str = "http://127.0.0.1:3000"
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -191,6 +191,25 @@ TRAINING_CHECKPOINT_DURATION_SECONDS = _run(
 TRAINING_CHECKPOINT_SIZE_BYTES = _run(
     "training_checkpoint_size_bytes", "gauge", "Size of the last good checkpoint.", unit="bytes"
 )
+TRAINING_CHECKPOINT_INTERVAL_SECONDS = _run(
+    "training_checkpoint_interval_seconds",
+    "gauge",
+    "Time between the last two good checkpoints of the attempt; those of one step count as one.",
+    unit="seconds",
+)
+TRAINING_CHECKPOINT_VOLUME_SIZE_BYTES = _run(
+    "training_checkpoint_volume_size_bytes",
+    "gauge",
+    "Size of the file system the last checkpoint was written to, as rank 0 saw it then.",
+    unit="bytes",
+)
+TRAINING_CHECKPOINT_VOLUME_FREE_BYTES = _run(
+    "training_checkpoint_volume_free_bytes",
+    "gauge",
+    "What a process without privileges could still take of that file system right after the checkpoint, a "
+    "failed one included.",
+    unit="bytes",
+)
 TRAINING_RUN_START_TIMESTAMP_SECONDS = _run(
     "training_run_start_timestamp_seconds",
     "gauge",
@@ -715,6 +734,18 @@ RUNS_PUBLISHED = _service(
     "gauge",
     "Runs on this node by what is published of them: full, lifecycle (ended or beyond 50), hidden.",
     "detail",
+)
+RECORDINGS_VOLUME_SIZE_BYTES = _service(
+    "trainvitals_recordings_volume_size_bytes",
+    "gauge",
+    "Size of the file system that recordings are on; of several, that with the least room.",
+    unit="bytes",
+)
+RECORDINGS_VOLUME_FREE_BYTES = _service(
+    "trainvitals_recordings_volume_free_bytes",
+    "gauge",
+    "What a process without privileges can still take of it.",
+    unit="bytes",
 )
 HISTORY_STEPS_TOTAL = _service(
     "trainvitals_history_steps_total",

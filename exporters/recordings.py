@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import operator
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -90,6 +92,7 @@ class RecordingsCollector:
         self._wall_offset_seconds = wall() - monotonic_ns() / 1e9
         self._followed: dict[Path, Followed] = {}
         self._nameless: list[Followed] = []  # their files were removed while they lived
+        self._in_use: Sequence[Path] = ()  # the directories that hold recordings
         self._skipped: dict[Path, str] = {}
         self._waiting_dead: dict[Path, tuple[int, int] | None] = {}  # not looked at yet
         self._told: dict[str, _Told] = {}
@@ -127,6 +130,7 @@ class RecordingsCollector:
         reasons["corrupt"] += sum(len(by_run[run]) for run in failing)
         for reason in SKIP_REASONS:
             yield Sample(catalog.RECORDINGS_SKIPPED, {"reason": reason}, reasons[reason])
+        yield from _volume_samples(self._in_use)
 
     def close(self) -> None:
         self._remember(all_living=True)
@@ -140,7 +144,9 @@ class RecordingsCollector:
             self._wall_offset_seconds = offset
 
     def _observe(self) -> list[Observation]:
-        present = {path for directory in self._directories for path in recording.find(directory)}
+        found = {directory: set(recording.find(directory)) for directory in self._directories}
+        present = set().union(*found.values())
+        self._in_use = [directory for directory, paths in found.items() if paths]
         for path in self._skipped.keys() - present:
             del self._skipped[path]
         self._part_from_removed(present)
@@ -365,6 +371,9 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
         (catalog.TRAINING_LOSS_SCALE, live.loss_scale),
         (catalog.TRAINING_CHECKPOINT_DURATION_SECONDS, live.checkpoint_seconds),
         (catalog.TRAINING_CHECKPOINT_SIZE_BYTES, live.checkpoint_bytes or None),
+        (catalog.TRAINING_CHECKPOINT_INTERVAL_SECONDS, live.checkpoint_interval_seconds),
+        (catalog.TRAINING_CHECKPOINT_VOLUME_SIZE_BYTES, live.checkpoint_volume_size_bytes),
+        (catalog.TRAINING_CHECKPOINT_VOLUME_FREE_BYTES, live.checkpoint_volume_free_bytes),
         (
             catalog.TRAINING_CHECKPOINT_LAST_SUCCESS_TIMESTAMP_SECONDS,
             observation.wall(live.checkpoint_last_ns) if live.checkpoint_last_ns else None,
@@ -399,6 +408,17 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
         name = observation.scalar_names.get(slot)
         if name is not None and value is not None:
             yield Sample(catalog.TRAINING_SCALAR, {**run, "name": name}, value)
+
+
+def _volume_samples(directories: Iterable[Path]) -> Iterator[Sample]:
+    volumes = []
+    for directory in directories:
+        with contextlib.suppress(OSError):  # removed since it was looked into
+            volumes.append(os.statvfs(directory))
+    if volumes:
+        least = min(volumes, key=lambda volume: volume.f_bavail * volume.f_frsize)
+        yield Sample(catalog.RECORDINGS_VOLUME_SIZE_BYTES, {}, least.f_blocks * least.f_frsize)
+        yield Sample(catalog.RECORDINGS_VOLUME_FREE_BYTES, {}, least.f_bavail * least.f_frsize)
 
 
 def _is_publishable(sample: Sample) -> bool:

@@ -1,4 +1,4 @@
-"""How large a checkpoint is, where it may lie among others: what its save has written."""
+"""How large a checkpoint is, where it may lie among others, and how much room it leaves on its volume."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISDIR
+from typing import NamedTuple
 
 _MOST_ENTRIES = 10_000  # of a folder, beyond which to look at them would take long
 
 _Entry = tuple[int, int, int]  # what a file that is written anew has no more: inode, change, size
+
+
+class Volume(NamedTuple):
+    """A file system, in bytes: how large it is, and what a process without privileges can still take."""
+
+    size_bytes: int
+    free_bytes: int
 
 
 class CheckpointSize:
@@ -35,6 +43,18 @@ class CheckpointSize:
             return 0
         new = [(path, entry) for path, entry in now.items() if before.get(path) != entry]
         return 0 if any(entry[2] < 0 for _, entry in new) else sum(entry[2] for _, entry in new)
+
+    def volume(self) -> Volume | None:
+        """The file system it was written to; None where that is not known, as of a URL or a stream."""
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            path = Path(self._path)  # type: ignore[arg-type]
+            try:
+                state = os.statvfs(path)
+            except FileNotFoundError:  # it failed and left nothing, or another rank is still writing it
+                state = os.statvfs(path.parent)
+            if state.f_blocks > 0:  # else one that does not tell
+                return Volume(state.f_blocks * state.f_frsize, state.f_bavail * state.f_frsize)
+        return None
 
     def _entries(self) -> dict[str, _Entry] | None:
         """By path: files, and with a size of -1 the folders too deep to look into; None if unknown."""

@@ -213,6 +213,7 @@ class Monitor(Totals):
         self._data_ns = 0
         self._bucket = _bucket(0)
         self._step_has_batches = False
+        self._last_checkpoint: tuple[int, int] | None = None  # a good one's step and time
         self.gradient_norm: float | readback.Pending | None = None
         self._scalars: dict[str, int] = before._scalars if taken_over and before else {}
         self._facts = dict(static.info)
@@ -683,12 +684,25 @@ class Monitor(Totals):
             self._unsigned[SLOT["checkpoint_last_ns"]] = now
             self._unsigned[SLOT["checkpoint_bytes"]] = size
             self._doubles[SLOT["checkpoint_seconds"]] = seconds
+            self._take_checkpoint_interval(now)
             self._count("checkpoints_ok")
             self.event("checkpoint", seconds=round(seconds, 6), bytes=size)
         else:
             self._count("checkpoints_failed")
             self.event("checkpoint_failed", seconds=round(seconds, 6), type=failure)
         self._unsigned[_LAST_PROGRESS_NS] = now
+        volume = None if written is None else written.volume()
+        self._doubles[_VOLUME_SIZE] = nan if volume is None else float(volume.size_bytes)
+        self._doubles[_VOLUME_FREE] = nan if volume is None else float(volume.free_bytes)
+
+    def _take_checkpoint_interval(self, now: int) -> None:
+        """Those of one step are one checkpoint: the best and the last, or the model and the optimizer."""
+        step = self._totals[_STEP]
+        before = self._last_checkpoint
+        if before is None or step != before[0] or step == 0:  # 0: nobody tells the steps
+            if before is not None:
+                self._doubles[SLOT["checkpoint_interval_seconds"]] = (now - before[1]) / 1e9
+            self._last_checkpoint = step, now
 
     @_guarded
     def event(self, kind: str, /, **fields: object) -> None:
@@ -928,6 +942,7 @@ _LOSS, _GRADIENT_NORM, _DATA_SECONDS = SLOT["loss"], SLOT["gradient_norm"], SLOT
 _VALIDATION_LOSS, _VALIDATION_LOSS_BEST = SLOT["validation_loss"], SLOT["validation_loss_best"]
 _VALIDATION_LOSS_TOKENS, _VALIDATION_ACCURACY = SLOT["validation_loss_tokens"], SLOT["validation_accuracy"]
 _MODEL_FLOPS = SLOT["model_flops"]
+_VOLUME_SIZE, _VOLUME_FREE = SLOT["checkpoint_volume_size_bytes"], SLOT["checkpoint_volume_free_bytes"]
 _LOGGED = {
     name: SLOT[name]
     for name in ("accuracy", "validation_accuracy", "loss_scale", "preprocessing_seconds", "epoch")

@@ -60,7 +60,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 MAGIC = b"TRNVITAL"
-VERSION = (1, 1)
+VERSION = (1, 2)
 BYTE_ORDER_MARK = 0x01020304
 # magic, byte order mark, major, minor, live offset, live slots, ring offset, record size, ring capacity,
 # JSON length, crc32
@@ -185,6 +185,9 @@ class Live(NamedTuple):
     cuda_alloc_retries: float | None = None
     model_flops: float | None = None
     peak_flops: float | None = None
+    checkpoint_interval_seconds: float | None = None
+    checkpoint_volume_size_bytes: float | None = None
+    checkpoint_volume_free_bytes: float | None = None
 
     @property
     def exit_code(self) -> int:

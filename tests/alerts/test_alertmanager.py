@@ -63,6 +63,17 @@ def test_a_killed_run_takes_the_route_that_repeats_after_a_day() -> None:
     assert (killed["receiver"], killed["repeat_interval"]) == ("page", "1d")
 
 
+def test_the_digest_keeps_office_hours_unless_it_is_told_not_to() -> None:
+    def times(routing: Routing) -> list[str] | None:
+        routes = yaml.safe_load(alertmanager_config(routing))["route"]["routes"]
+        [digest] = [each for each in routes if each["receiver"] == "digest"]
+        times: list[str] | None = digest.get("active_time_intervals")
+        return times
+
+    assert times(Routing()) == ["office"]
+    assert times(Routing(digest_at_any_hour=True)) is None
+
+
 def test_one_kill_is_over_before_it_could_be_repeated() -> None:
     assert Thresholds().killed_page_seconds < Routing().killed_repeat_seconds
 
@@ -173,3 +184,18 @@ def test_nothing_holds_itself_back_by_way_of_others() -> None:
             seen |= reached
             reached |= {target for each in reached for target in holds_back.get(each, ())}
         assert name not in reached
+
+
+def test_a_checkpoint_that_fails_holds_back_what_follows_from_it_at_its_run_alone(
+    alertmanager: AlertmanagerServer,
+) -> None:
+    run = {"run": "cannot-write", "severity": "warning", "scope": "run"}
+    failed = {**run, "alertname": "TrainingCheckpointFailed"}
+    late, full = (
+        {**run, "alertname": name} for name in ("TrainingCheckpointStale", "TrainingCheckpointVolumeFilling")
+    )
+    held = held_back(alertmanager, failed, late, full, {**late, "run": "another"})
+    assert sorted(each["alertname"] for each in held) == [late["alertname"], full["alertname"]]
+    assert {each["run"] for each in held} == {"cannot-write"}
+    ended = {**run, "alertname": "TrainingRunFailed"}
+    assert held_back(alertmanager, ended, failed) == [failed]

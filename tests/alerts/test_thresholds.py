@@ -49,8 +49,10 @@ def test_every_threshold_that_is_a_time_says_its_unit() -> None:
         "gpu_pcie_replays",
         "service_restarts",
         "hook_dropped_values",
+        "recordings_volume_bytes",
         "runbook_base",
         "page_base",
+        "grafana_base",
     }
 
 

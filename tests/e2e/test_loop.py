@@ -28,6 +28,7 @@ UNPUBLISHED = {
     "nvidia_gpu_metric_unsupported": "every metric of the simulated GPU is there",
     "nvidia_gpu_mig_memory_total_bytes": "it has no MIG instance",
     "nvidia_gpu_xid_last_timestamp_seconds": "it has had no XID error",
+    "training_checkpoint_interval_seconds": "the training is over before its second checkpoint",
     "training_cuda_alloc_retries_total": "torch tells it of a real GPU",
     "training_cuda_memory_reserved_bytes": "torch tells it of a real GPU",
     "training_device_seconds_total": "it is measured on a real GPU",

@@ -45,11 +45,11 @@ def eventful_monitor(directory: Path) -> Monitor:
             monitor.batch(loss=2.0, samples=4, tokens=12, trained_tokens=10)
             monitor.log(gradient_norm=1.5)
         monitor.learning_rates([0.1] * recording.LEARNING_RATE_GROUPS)
+        with monitor.checkpoint(directory / "checkpoint"):
+            (directory / "checkpoint").write_bytes(b"weights")
     monitor.log(accuracy=0.5, epoch=0.1, loss_scale=1024.0, preprocessing_seconds=0.01)
     monitor.log(**{f"scalar/{index}": float(index) for index in range(recording.SCALARS + 5)})
     monitor.evaluated(loss=1.75, tokens=100, accuracy=0.25)
-    with monitor.checkpoint(directory / "checkpoint"):
-        (directory / "checkpoint").write_bytes(b"weights")
     assert monitor._recorder is not None
     as_with_a_device(monitor._recorder)
     return monitor

@@ -506,6 +506,47 @@ def test_a_recording_of_another_user_is_counted_as_not_permitted(caplog: pytest.
     assert "closed/here/rank-0.1.steps: not_permitted" in line
 
 
+def test_the_interval_and_the_room_of_checkpoints_are_published_once_they_are_known(
+    tmp_path: Path, look: Look
+) -> None:
+    recorder = small_recording(tmp_path, "a-run")
+    figures = {"checkpoint_volume_size_bytes": 4e12, "checkpoint_volume_free_bytes": 0.0}
+    set_slot(recorder, **figures)
+    samples = look()
+    assert {f"training_{name}": size for name, size in figures.items()}.items() <= {
+        name: number for (name, _), number in by_series(samples).items()
+    }.items()
+    assert "training_checkpoint_interval_seconds" not in names(samples)
+
+    set_slot(recorder, checkpoint_interval_seconds=1800.0, checkpoint_volume_free_bytes=math.nan)
+    samples = look()
+    assert value(samples, "training_checkpoint_interval_seconds", run="a-run") == 1800
+    assert "training_checkpoint_volume_free_bytes" not in names(samples)
+
+
+def test_the_volume_of_recordings_is_that_with_the_least_room_of_those_that_hold_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def statvfs(path: Path) -> os.statvfs_result:
+        free = {"ample": 500, "tight": 30, "empty": 20}[path.name]
+        return os.statvfs_result((4096, 1024, 1000, free + 10, free, 0, 0, 0, 0, 255))
+
+    folders = [tmp_path / name for name in ("ample", "tight", "empty", "absent")]
+    for folder in folders[:2]:
+        small_recording(folder, "a-run").close(FINISHED, time.monotonic_ns())
+    folders[2].mkdir()
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    collector = RecordingsCollector(folders)
+    samples = list(collector.collect())
+    assert value(samples, "trainvitals_recordings_volume_size_bytes") == 1000 << 10
+    assert value(samples, "trainvitals_recordings_volume_free_bytes") == 30 << 10
+
+    shutil.rmtree(folders[0])
+    shutil.rmtree(folders[1])
+    assert "trainvitals_recordings_volume_free_bytes" not in names(list(collector.collect()))
+    collector.close()
+
+
 def test_a_directory_that_does_not_exist_is_found_once_it_is_there(tmp_path: Path) -> None:
     collector = RecordingsCollector([tmp_path / "later"])
     assert published(list(collector.collect())) == {"full": 0, "lifecycle": 0, "hidden": 0}

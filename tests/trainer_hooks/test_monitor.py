@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import logging
 import math
@@ -385,6 +387,85 @@ def test_a_checkpoint_is_counted_with_its_size_and_duration(monitor: Monitor, tm
     assert seen.live.phase == "init"
 
 
+def test_the_interval_is_between_the_last_two_good_checkpoints_and_those_of_one_step_are_one(
+    clock: Clock, tmp_path: Path
+) -> None:
+    monitor = Monitor(run="a-run", directory=tmp_path)
+    intervals = []
+    for seconds in (100, 300, 200):
+        clock.passes(seconds)
+        monitor.end_step()
+        for _ in range(2):  # the best one, and the last one
+            with monitor.checkpoint():
+                clock.passes(5)
+        with contextlib.suppress(OSError), monitor.checkpoint():
+            raise OSError
+        intervals.append(only(tmp_path).live.checkpoint_interval_seconds)
+    monitor.finish()
+    assert intervals == [None, pytest.approx(310), pytest.approx(210)]
+
+
+def test_every_checkpoint_is_one_of_its_own_where_nobody_tells_the_steps(
+    clock: Clock, tmp_path: Path
+) -> None:
+    monitor = Monitor(run="a-run", directory=tmp_path)
+    for seconds in (100, 300, 200):
+        clock.passes(seconds)
+        with monitor.checkpoint():
+            pass
+    monitor.finish()
+    assert only(tmp_path).live.checkpoint_interval_seconds == pytest.approx(200)
+
+
+def test_the_room_on_the_volume_of_a_checkpoint_is_what_this_process_can_still_take(
+    monitor: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = os.statvfs_result((4096, 1024, 1000, 300, 200, 0, 0, 0, 0, 255))
+    asked: list[Path] = []
+
+    def statvfs(path: Path) -> os.statvfs_result:
+        asked.append(path)
+        path.stat()
+        return state
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    with monitor.checkpoint(tmp_path / "last.ckpt"):
+        (tmp_path / "last.ckpt").write_bytes(b"weights")
+    live = only(tmp_path).live
+    assert (live.checkpoint_volume_size_bytes, live.checkpoint_volume_free_bytes) == (1000 << 10, 200 << 10)
+    with monitor.checkpoint(tmp_path / "of another rank"):
+        pass
+    assert asked == [tmp_path / "last.ckpt", tmp_path / "of another rank", tmp_path]
+
+
+def test_a_checkpoint_that_fails_tells_the_room_there_is_too(monitor: Monitor, tmp_path: Path) -> None:
+    with contextlib.suppress(OSError), monitor.checkpoint(tmp_path / "none"):
+        raise OSError
+    live, volume = only(tmp_path).live, os.statvfs(tmp_path)
+    assert live.checkpoint_volume_size_bytes == volume.f_blocks * volume.f_frsize
+    assert live.checkpoint_volume_free_bytes is not None
+
+
+def test_a_volume_that_does_not_tell_or_does_not_answer_is_not_known(
+    monitor: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: Path) -> os.statvfs_result:
+        raise OSError(errno.ENOTCONN, "")
+
+    empty = os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255))
+    for statvfs in (lambda path: empty, gone):
+        with monitor.checkpoint(tmp_path):
+            pass
+        assert only(tmp_path).live.checkpoint_volume_free_bytes is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "statvfs", statvfs)
+            with monitor.checkpoint(tmp_path):
+                pass
+        live = only(tmp_path).live
+        assert (live.checkpoint_volume_size_bytes, live.checkpoint_volume_free_bytes) == (None, None)
+    assert live.hook_errors == 0
+
+
 def test_a_checkpoint_in_a_folder_of_other_things_is_what_was_written(
     monitor: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +511,7 @@ def test_a_checkpoint_whose_size_cannot_be_told_counts_all_the_same(
         pass
     seen = only(tmp_path)
     assert (seen.live.checkpoints_ok, seen.live.checkpoint_bytes, seen.live.hook_errors) == (1, 0, 0)
+    assert seen.live.checkpoint_volume_free_bytes is None
 
 
 def test_the_learning_rates_of_several_groups_are_recorded(monitor: Monitor, tmp_path: Path) -> None:
