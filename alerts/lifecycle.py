@@ -117,7 +117,13 @@ def lifecycle(thresholds: Thresholds) -> Group:
             # scraped nobody says how many there are: that is TrainingServiceDown's.
             AlertRule(
                 TRAINING_RANK_MISSING,
-                f"max by (cluster, run) ({catalog.TRAINING_WORLD_SIZE}) - on (cluster, run) {RANKS} > 0\n"
+                # A node on which an earlier attempt has ended goes on saying how many ranks that had.
+                "max by (cluster, run) (\n"
+                f"  {catalog.TRAINING_WORLD_SIZE}\n"
+                "    unless on (cluster, instance, run)\n"
+                f"  {catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS}\n"
+                ")\n"
+                f"  - on (cluster, run)\n{RANKS} > 0\n"
                 "  and on (cluster, run)\n"
                 f"{UNFINISHED}",
                 for_seconds=thresholds.rank_missing_for_seconds,
