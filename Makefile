@@ -32,12 +32,14 @@ check: .venv/.complete
 	$(BIN)/python -m exporters.metrics_page --check
 	$(BIN)/python -m alerts.build --check
 	$(BIN)/python -m dashboards.build --check
+	$(BIN)/python -m trainvitals.drill.page --check
 
-# Write METRICS.md, alerts/generated and dashboards/generated anew.
+# Write METRICS.md, alerts/generated, dashboards/generated and docs/drill.md anew.
 generate: .venv/.complete
 	$(BIN)/python -m exporters.metrics_page
 	$(BIN)/python -m alerts.build
 	$(BIN)/python -m dashboards.build
+	$(BIN)/python -m trainvitals.drill.page
 
 # Take the README's pictures anew, of trainings that run while they are taken.
 screenshots: .venv/.complete

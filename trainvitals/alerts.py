@@ -1,4 +1,4 @@
-"""`trainvitals alerts`: the alert rules with figures of your own, and who is told of them."""
+"""`trainvitals alerts`: alert rules with figures of your own, who is told of them, and a drill of both."""
 
 from __future__ import annotations
 
@@ -80,6 +80,27 @@ def config(
         options.stop("alerts config", f"{error.filename}: {error.strerror}")
     for name in texts:
         print(output / name)
+
+
+@app.command()
+def drill(
+    alert: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="An alert; may be given several times.")
+    ] = None,
+    all: Annotated[bool, typer.Option("--all", help="Every alert.")] = False,
+    alertmanager: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Send a marked test alert through this Alertmanager instead."),
+    ] = None,
+) -> None:
+    """Make the condition of an alert real, on a stack of its own, and wait until somebody would be told.
+
+    With --alertmanager nothing is provoked: the alert is sent as a test through the routes of that
+    Alertmanager, which tell the receivers it has, and is taken back at the end.
+    """
+    from trainvitals.drill import command  # most of the time of a start, and of no use to the other commands
+
+    command.run(alert or (), all, alertmanager)
 
 
 def with_figures(thresholds: Thresholds, figures: list[str] | tuple[str, ...]) -> Thresholds:

@@ -87,6 +87,7 @@ def start_server(
     *,
     ready_path: str = "/-/ready",
     started: Callable[[Child], object] = lambda child: None,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[Child, str]:
     """Start a server on a free port and return it with its URL; `command` takes its HOST:PORT.
 
@@ -96,7 +97,7 @@ def start_server(
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
         address = f"127.0.0.1:{_free_port()}"
         with held():
-            child = Child(name, command(address), log)
+            child = Child(name, command(address), log, environment=environment)
             started(child)
         try:
             child.wait_until(f"http://{address}{ready_path}")
