@@ -19,6 +19,7 @@ from tests.alerts.test_rules import EXTERNAL, PROMETHEUS_METRICS
 
 RUNBOOKS = GENERATED.parent / "runbooks"
 SCENARIOS = GENERATED.parent / "tests"
+README = GENERATED.parents[1] / "README.md"
 SECTIONS = [
     "What it means",
     "Confirm in two queries",
@@ -75,6 +76,16 @@ def test_every_series_recorded_for_people_has_a_scenario_with_a_value_and_one_wi
     assert of_runs <= absent
 
 
+def test_the_table_of_the_readme_names_every_alert_once() -> None:
+    table = README.read_text().partition("## Alerts\n")[2].partition("\n## ")[0]
+    named = [
+        name
+        for row in re.findall(r"^\| (`[^|]*)\|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    ]
+    assert sorted(named) == sorted(ALERTS)
+
+
 def test_every_scenario_has_a_sentence_of_its_own_for_a_name() -> None:
     names = [
         scenario["name"]
@@ -108,9 +119,10 @@ def test_a_removed_runbook_is_missed(tmp_path: Path) -> None:
     assert without_runbook(tmp_path / "runbooks") == {"GPUMemoryHigh"}
 
 
-def test_a_removed_file_of_scenarios_is_missed(tmp_path: Path) -> None:
+def test_removed_scenarios_are_missed(tmp_path: Path) -> None:
     shutil.copytree(SCENARIOS, tmp_path / "tests")
-    (tmp_path / "tests" / "telemetry.yaml").unlink()
+    for path in (tmp_path / "tests").glob("telemetry*.yaml"):
+        path.unlink()
     missed = {rule.name for rule in telemetry(Thresholds()).rules}
     assert without_scenario(tmp_path / "tests", fires=True) == missed
     assert without_scenario(tmp_path / "tests", fires=False) == missed
