@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alerts import checkpoint, gpu_health, lifecycle, telemetry, throughput
+from alerts import checkpoint, gpu_health, lifecycle, memory, telemetry, throughput
 from alerts.rules import AlertRule, dump
 from alerts.thresholds import duration
 
@@ -36,8 +36,8 @@ _CAUSES = (
     (lifecycle.TRAINING_RANK_MISSING,),
     (throughput.TRAINING_COLLECTIVE_HUNG,),
     (lifecycle.TRAINING_STALLED,),
+    (throughput.TRAINING_STEP_OVERDUE,),
     (
-        throughput.TRAINING_STEP_OVERDUE,
         throughput.TRAINING_GPU_IDLE,
         throughput.TRAINING_THROUGHPUT_REGRESSED,
         throughput.TRAINING_DATA_LOADER_BOUND,
@@ -53,8 +53,11 @@ INHIBITIONS = (
         for depth, causes in enumerate(_CAUSES[:-1], 1)
     ),
     Inhibition((throughput.TRAINING_DATA_LOADER_BOUND,), (throughput.TRAINING_GPU_IDLE,), _RUN),
-    # The exception that ended it is that of the write.
+    # The exception that ended it is that of the write, or that of the memory.
     Inhibition((lifecycle.TRAINING_RUN_FAILED,), (checkpoint.TRAINING_CHECKPOINT_FAILED,), _RUN),
+    Inhibition(
+        (lifecycle.TRAINING_RUN_KILLED, lifecycle.TRAINING_RUN_FAILED), (memory.TRAINING_OUT_OF_MEMORY,), _RUN
+    ),
     Inhibition(
         (checkpoint.TRAINING_CHECKPOINT_FAILED,),
         (checkpoint.TRAINING_CHECKPOINT_STALE, checkpoint.TRAINING_CHECKPOINT_VOLUME_FILLING),

@@ -134,13 +134,20 @@ def lifecycle(thresholds: Thresholds) -> Group:
                 f"{duration(thresholds.rank_missing_for_seconds)}: the others wait for them at the next "
                 "collective, or nobody watches them.",
             ),
-            # Not `increase()`: the series of a run that moves begins anew on its next node, at its number.
+            # By node: on its next one a run goes on at its number or at none, as its launcher counts. To come
+            # there is a start, too.
             AlertRule(
                 TRAINING_RESTART_LOOP,
-                f"max by (cluster, run) (max_over_time({restarts}[{window}]))\n"
-                "  - on (cluster, run)\n"
-                f"min by (cluster, run) (min_over_time({restarts}[{window}]))\n"
-                f"  >= {thresholds.restart_loop_restarts}",
+                "sum by (cluster, run) (\n"
+                f"  max by (cluster, instance, run) (max_over_time({restarts}[{window}]))\n"
+                "    - on (cluster, instance, run)\n"
+                f"  min by (cluster, instance, run) (min_over_time({restarts}[{window}]))\n"
+                ")\n"
+                "  + on (cluster, run)\n"
+                "count by (cluster, run) (\n"
+                f"  count by (cluster, instance, run) (max_over_time({restarts}[{window}]))\n"
+                ")\n"
+                f"  - 1 >= {thresholds.restart_loop_restarts}",
                 at_once="So many restarts are counted, not measured.",
                 severity="warning",
                 scope="run",

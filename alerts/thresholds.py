@@ -54,10 +54,11 @@ class Thresholds:
 
     Of GPUs: `gpu_state_for_seconds` leaves time for a reset or a boot. `gpu_thermal_ratio` and
     `gpu_power_brake_ratio` are the shares of time for which clocks may be held down, judged for
-    `gpu_throttle_for_seconds`. `gpu_pcie_replays` packets may be sent again within `gpu_pcie_replay_seconds`.
-    A PCIe link is judged where its GPU works for more than `gpu_link_busy_ratio` of the time, and for
-    `gpu_link_for_seconds`. Rates are those of `gpu_rate_seconds`. `gpu_remembered_seconds` is how long a GPU
-    or an NVLink that is gone is missed, `gpu_unsupported_for_seconds` how long a metric may be withheld.
+    `gpu_throttle_for_seconds`, which is longer than a rate looks back: a minute of it is no news.
+    `gpu_pcie_replays` packets may be sent again within `gpu_pcie_replay_seconds`. A PCIe link is judged where
+    its GPU works for more than `gpu_link_busy_ratio` of the time, and for `gpu_link_for_seconds`. Rates are
+    those of `gpu_rate_seconds`. `gpu_remembered_seconds` is how long a GPU or an NVLink that is gone is
+    missed, `gpu_unsupported_for_seconds` how long a metric may be withheld.
 
     Of memory: `oom_told_seconds` is how long an out-of-memory error of a run is told, `host_oom_page_seconds`
     how long the kernel's kill of a process pages. `oom_trend_seconds` is the past, in three thirds, of which
@@ -129,7 +130,7 @@ class Thresholds:
     gpu_state_for_seconds: float = 5 * 60
     gpu_thermal_ratio: float = 0.05
     gpu_power_brake_ratio: float = 0.01
-    gpu_throttle_for_seconds: float = 5 * 60
+    gpu_throttle_for_seconds: float = 10 * 60
     gpu_pcie_replays: int = 60
     gpu_pcie_replay_seconds: float = 15 * 60
     gpu_rate_seconds: float = 5 * 60
@@ -160,9 +161,9 @@ class Thresholds:
     straggler_for_seconds: float = 10 * 60
     overdue_steps_ratio: float = 10
     overdue_seconds: float = 60
-    overdue_for_seconds: float = 60
+    overdue_for_seconds: float = 4 * 60
     hung_seconds: float = 2 * 60
-    hung_for_seconds: float = 60
+    hung_for_seconds: float = 2 * 60
     hung_utilization_ratio: float = 0.99
     hung_power_ratio: float = 0.4
     deadline_after_seconds: float = 15 * 60

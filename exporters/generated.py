@@ -11,7 +11,8 @@ from pathlib import Path
 def write(directory: Path, texts: Mapping[str, str], pattern: str | None) -> None:
     """Make the files of `directory` that match the pattern those of `texts`, by name; others of these go.
 
-    Without a pattern none goes. Makes the directory where it is missing. Raises OSError when it cannot be written.
+    Without a pattern none goes. Makes the directory where it is missing. Raises OSError when it cannot be
+    written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for path in directory.glob(pattern) if pattern else ():

@@ -75,8 +75,7 @@ def healthy_day() -> Fleet:
 
     # What passes.
     fleet.between("3:30", "3:36", n1.gpus[0], memory_of_others_ratio=0.25)
-    # Not for two: the rule looks back for as long as it waits.
-    fleet.between("4:20", "4:21", n3.gpus[2], throttled_by_heat=True)
+    fleet.between("4:20", "4:23", n3.gpus[2], throttled_by_heat=True)
     fleet.between("5:00", "5:03", n2, memory_available_ratio=0.03)
     fleet.between("6:00", "6:02", n2.gpus[1], links_down=1)
     fleet.between("6:40", "6:44", long, loss_factor=1.8)
