@@ -374,9 +374,8 @@ UNGUARDED = """
 """
 
 
-@pytest.mark.parametrize(
-    ("arguments", "steps"), [pytest.param(["forkserver"], 6, marks=pytest.mark.long), (["unguarded"], 2)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("arguments", "steps"), [(["forkserver"], 6), (["unguarded"], 2)])
 def test_a_script_that_is_imported_again_in_its_workers_is_recorded_once(
     arguments: list[str], steps: int, tmp_path: Path
 ) -> None:

@@ -51,7 +51,7 @@ def assert_same(one: Any, other: Any) -> None:
         assert one == other
 
 
-@pytest.mark.parametrize(("stop", "epoch"), [(4, 0), (28, 1)])
+@pytest.mark.parametrize(("stop", "epoch"), [pytest.param(4, 0, marks=pytest.mark.long), (28, 1)])
 def test_a_resumed_training_ends_exactly_where_one_without_interruption_ends(
     smallest: Preset, corpus: Path, tmp_path: Path, stop: int, epoch: int
 ) -> None:
