@@ -63,10 +63,16 @@ INHIBITIONS = (
         (checkpoint.TRAINING_CHECKPOINT_STALE, checkpoint.TRAINING_CHECKPOINT_VOLUME_FILLING),
         _RUN,
     ),
-    # The XID says why the GPU is lost. By uuid: a GPU's index may pass to another once it is gone.
+    # The XID says why the GPU is lost, or links of it. By uuid: a GPU's index may pass to another once it is
+    # gone.
     Inhibition(
         (gpu_health.GPU_XID_HARDWARE,),
-        (gpu_health.GPU_LOST, gpu_health.GPU_ECC_UNCORRECTABLE, gpu_health.GPU_RECOVERY_ACTION_NEEDED),
+        (
+            gpu_health.GPU_LOST,
+            gpu_health.GPU_ECC_UNCORRECTABLE,
+            gpu_health.GPU_NVLINK_DOWN,
+            gpu_health.GPU_RECOVERY_ACTION_NEEDED,
+        ),
         ("cluster", "instance", "uuid"),
     ),
     Inhibition(
@@ -162,7 +168,8 @@ def _route(routing: Routing) -> dict[str, Any]:
     deadman = duration(routing.deadman_seconds)
     return {
         "receiver": "ticket",
-        "group_by": ["cluster", "run", "alertname"],
+        # By instance too: what a second node has must not join what somebody has taken on of the first.
+        "group_by": ["cluster", "run", "instance", "alertname"],
         "group_wait": duration(routing.group_wait_seconds),
         "group_interval": duration(routing.group_interval_seconds),
         "repeat_interval": duration(routing.repeat_seconds),

@@ -12,6 +12,8 @@ saw tooth, and from one half of it to the next nothing, for only the highest poi
 
 from __future__ import annotations
 
+from textwrap import indent
+
 from alerts.lifecycle import START, UNFINISHED
 from alerts.rules import AlertRule, Group, RecordingRule
 from alerts.thresholds import Thresholds, duration
@@ -36,6 +38,17 @@ FREE = _of_run(catalog.TRAINING_CHECKPOINT_VOLUME_FREE_BYTES)
 TAKEN = "run:training_checkpoint_volume_taken_bytes:max"
 
 _RUN = "on (cluster, run)"
+
+
+def _of_nodes_not_over(series: object) -> str:
+    """The highest of a run's nodes. One on which an earlier attempt has ended goes on telling of that."""
+    return (
+        "max by (cluster, run) (\n"
+        f"  {series}\n"
+        "    unless on (cluster, instance, run)\n"
+        f"  {catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS}\n"
+        ")"
+    )
 
 
 def checkpoint(thresholds: Thresholds) -> Group:
@@ -77,9 +90,9 @@ def _stale(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
             severity="warning",
             scope="run",
             summary="Run {{ $labels.run }} trains without writing a checkpoint.",
-            description="Its newest step comes {{ $value | humanizeDuration }} after its last good one, or "
-            f"its start, more than {thresholds.checkpoint_stale_ratio:g} times the longest that has lain "
-            "between two: so much is lost if it dies now.",
+            description="Its newest step comes {{ $value | humanizeDuration }} after its last good "
+            f"checkpoint, or its start, more than {thresholds.checkpoint_stale_ratio:g} times the longest "
+            "that has lain between two: so much is lost if it dies now.",
         ),
     )
 
@@ -96,7 +109,7 @@ def _failed(thresholds: Thresholds) -> AlertRule:
         f"max by (cluster, run) (round(increase({failed}[{told}]))) > 0\n"
         "  or\n"
         "(\n"
-        f"  max by (cluster, run) ({failed}) > 0\n"
+        f"{indent(_of_nodes_not_over(failed), '  ')} > 0\n"
         f"    and {_RUN}\n"
         f"  time() - {START} < {thresholds.checkpoint_failed_told_seconds}\n"
         ")",
@@ -104,18 +117,17 @@ def _failed(thresholds: Thresholds) -> AlertRule:
         severity="warning",
         scope="run",
         summary="Run {{ $labels.run }} could not write a checkpoint.",
-        description=f"{{{{ $value | humanize }}}} writes failed within {told}. What it has trained since its "
-        "last good checkpoint is lost if it ends now, and the next write may fail for the same reason.",
+        description=f"Writes that failed within {told}: {{{{ $value | humanize }}}}. What it has trained "
+        "since its last good checkpoint is lost if it ends now, and the next write may fail for the same "
+        "reason.",
     )
 
 
 def _slow(thresholds: Thresholds) -> AlertRule:
     """The throughput's rules leave these pauses out, and their usual length is no news to any of them."""
-    lookback = duration(thresholds.lookback_seconds)
     return AlertRule(
         TRAINING_CHECKPOINT_SLOW,
-        "max by (cluster, run) "
-        f"(last_over_time({catalog.TRAINING_CHECKPOINT_DURATION_SECONDS}[{lookback}]))\n"
+        f"{_of_nodes_not_over(catalog.TRAINING_CHECKPOINT_DURATION_SECONDS)}\n"
         f"  / {_RUN}\n"
         f"({INTERVAL} and {_RUN} {UNFINISHED})\n"
         f"  > {thresholds.checkpoint_slow_ratio}",
@@ -134,7 +146,7 @@ def _volume(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
     free, size = catalog.TRAINING_CHECKPOINT_VOLUME_FREE_BYTES, catalog.TRAINING_CHECKPOINT_SIZE_BYTES
     written = f"changes({LAST_CHECKPOINT}[{both}]) > 0"
     return (
-        RecordingRule(FREE, f"max by (cluster, run) ({free}) and {_RUN} {UNFINISHED}"),
+        RecordingRule(FREE, f"{_of_nodes_not_over(free)}\n  and {_RUN}\n{UNFINISHED}"),
         RecordingRule(
             TAKEN,
             f"max_over_time({FREE}[{trend}] offset {trend}) - {_RUN} max_over_time({FREE}[{trend}])",

@@ -1,8 +1,9 @@
 """Whether the GPUs can go on working: their memory, XID errors, heat, power, links, and whether they answer.
 
 A GPU that falls off the bus says XID 79 and then answers no more: GPUXidHardware pages for it, and holds back
-GPULost in Alertmanager, as it does GPUEccUncorrectable. So that one cause stays one page, it goes on for as
-long as the GPU is lost. GPUCountChanged is for what GPULost cannot know, and silent beside it.
+GPULost in Alertmanager, as it does GPUEccUncorrectable and GPUNvlinkDown. So that one cause stays one page,
+it goes on for as long as the GPU is lost, or links of it. GPUCountChanged is for what GPULost cannot know,
+and silent beside it.
 
 Of a GPU that is lost the service says nothing but that, its XIDs and its runs.
 """
@@ -114,8 +115,9 @@ def gpu_health(thresholds: Thresholds) -> Group:
                 f"max by (cluster, instance, gpu, uuid, xid) (last_over_time({xid_seen}))",
             ),
             RecordingRule(UP, f"max by {_DEVICE} ({catalog.NVIDIA_GPU_UP})"),
-            # What fires goes on while the GPU is lost: else GPULost would page for the same fault once this
-            # is over. An older XID of a GPU that is lost for another reason does not come back by it.
+            # What fires goes on while the GPU or links of it are lost: else GPULost or GPUNvlinkDown would
+            # page for the same fault once this is over. An older XID of a GPU that is lost for another reason
+            # does not come back by it.
             AlertRule(
                 GPU_XID_HARDWARE,
                 f"{XID_HARDWARE_AGE} < {thresholds.xid_page_seconds}\n"
@@ -125,7 +127,11 @@ def gpu_health(thresholds: Thresholds) -> Group:
                 "    and on (cluster, instance, uuid, xid)\n"
                 f'  ALERTS{{alertname="{GPU_XID_HARDWARE}", alertstate="firing"}}\n'
                 "    and on (cluster, instance, uuid)\n"
-                f"  {UP} == 0\n"
+                "  (\n"
+                f"    {UP} == 0\n"
+                "      or on (cluster, instance, uuid)\n"
+                f'    ALERTS{{alertname="{GPU_NVLINK_DOWN}"}}\n'
+                "  )\n"
                 ")",
                 at_once="The driver has reported the error: it is no measurement that could pass.",
                 severity="critical",
@@ -194,7 +200,7 @@ def _xids_of_programs(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule
 
 
 def _memory_errors(thresholds: Thresholds) -> tuple[AlertRule, ...]:
-    ecc_page = duration(thresholds.xid_page_seconds * 2 / 3)
+    ecc_page = duration(thresholds.ecc_page_seconds)
     uncorrected = f'{catalog.NVIDIA_GPU_ECC_ERRORS_TOTAL}{{severity="uncorrected"}}'
     return (
         # Counted over the GPU's life and there from the start, so `increase()` sees each. The XID that tells
@@ -380,11 +386,11 @@ def _on_the_whole(thresholds: Thresholds) -> tuple[AlertRule, ...]:
             "  )\n"
             ")",
             for_seconds=thresholds.gpu_unsupported_for_seconds,
-            severity="info",
+            severity="warning",
             scope="hardware",
             summary="{{ $labels.instance }} does not give {{ $labels.metric }}, on which alerts rest.",
-            description="{{ $value | humanize }} of its GPUs have withheld it for "
-            f"{duration(thresholds.gpu_unsupported_for_seconds)} (reason {{{{ $labels.reason }}}}): alerts "
-            "that read it are blind there.",
+            description="GPUs of it that have withheld it for "
+            f"{duration(thresholds.gpu_unsupported_for_seconds)}: {{{{ $value | humanize }}}} (reason "
+            "{{ $labels.reason }}). Alerts that read it are blind there.",
         ),
     )

@@ -28,6 +28,10 @@ START = _newest(catalog.TRAINING_RUN_START_TIMESTAMP_SECONDS)
 END = _newest(catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS)
 # The newest start of a run of which no end since then is known.
 UNFINISHED = "run:training_run_unfinished_start_timestamp_seconds:max"
+# 1 for the newest attempt of each run, by its start, which is the same under every scraper and on every node.
+ATTEMPT_STARTED = "run_attempt:training_run_start:count"
+# A start is told to the millisecond, and moves by a few where the node's clock was set since.
+START_ROUNDED_SECONDS = 10
 # Where this exists some time ago, Prometheus has been evaluating since: it is no counter of a run.
 EVALUATED = "rules:trainvitals_evaluated:bool"
 # The end of a run whose newest attempt was killed, or failed by an exception.
@@ -57,7 +61,6 @@ def lifecycle(thresholds: Thresholds) -> Group:
             f"{START}",
         )
 
-    restarts = catalog.TRAINING_RESTARTS_TOTAL
     window = duration(thresholds.restart_loop_window_seconds)
     return Group(
         "lifecycle",
@@ -71,6 +74,10 @@ def lifecycle(thresholds: Thresholds) -> Group:
             RecordingRule(
                 UNFINISHED,
                 f"{START}\n  unless on (cluster, run)\n({END} >= on (cluster, run) {START})",
+            ),
+            RecordingRule(
+                ATTEMPT_STARTED,
+                f'count_values by (cluster, run) ("start", round({START}, {START_ROUNDED_SECONDS}))',
             ),
             record_ended(KILLED, "killed"),
             record_ended(FAILED, "failed"),
@@ -113,8 +120,9 @@ def lifecycle(thresholds: Thresholds) -> Group:
                 description="It failed {{ $value | humanizeDuration }} ago and has not been started again. "
                 "Its page names the exception and where it was raised.",
             ),
-            # Ranks that live and are scraped are fewer than the run says it has. Where rank 0's node is not
-            # scraped nobody says how many there are: that is TrainingServiceDown's.
+            # Ranks that live and are scraped are fewer than the run says it has, and nothing moves: where the
+            # others go on, the missing ones are well too, on a node that is not scraped. Where rank 0's node
+            # is not scraped nobody says how many there are. Both are TrainingServiceDown's.
             AlertRule(
                 TRAINING_RANK_MISSING,
                 # A node on which an earlier attempt has ended goes on saying how many ranks that had.
@@ -125,29 +133,22 @@ def lifecycle(thresholds: Thresholds) -> Group:
                 ")\n"
                 f"  - on (cluster, run)\n{RANKS} > 0\n"
                 "  and on (cluster, run)\n"
+                f"time() - {LAST_PROGRESS} > {thresholds.rank_missing_silence_seconds}\n"
+                "  and on (cluster, run)\n"
                 f"{UNFINISHED}",
                 for_seconds=thresholds.rank_missing_for_seconds,
                 severity="critical",
                 scope="run",
                 summary="Ranks of run {{ $labels.run }} are missing.",
                 description="{{ $value | humanize }} of its ranks have not been seen alive for "
-                f"{duration(thresholds.rank_missing_for_seconds)}: the others wait for them at the next "
-                "collective, or nobody watches them.",
+                f"{duration(thresholds.rank_missing_for_seconds)}, and it makes no progress: the others wait "
+                "for them at the next collective.",
             ),
-            # By node: on its next one a run goes on at its number or at none, as its launcher counts. To come
-            # there is a start, too.
+            # Starts and not the number that a launcher gives its attempts, which begins anew on another node.
             AlertRule(
                 TRAINING_RESTART_LOOP,
-                "sum by (cluster, run) (\n"
-                f"  max by (cluster, instance, run) (max_over_time({restarts}[{window}]))\n"
-                "    - on (cluster, instance, run)\n"
-                f"  min by (cluster, instance, run) (min_over_time({restarts}[{window}]))\n"
-                ")\n"
-                "  + on (cluster, run)\n"
-                "count by (cluster, run) (\n"
-                f"  count by (cluster, instance, run) (max_over_time({restarts}[{window}]))\n"
-                ")\n"
-                f"  - 1 >= {thresholds.restart_loop_restarts}",
+                f"count by (cluster, run) (count_over_time({ATTEMPT_STARTED}[{window}])) - 1"
+                f" >= {thresholds.restart_loop_restarts}",
                 at_once="So many restarts are counted, not measured.",
                 severity="warning",
                 scope="run",

@@ -15,9 +15,9 @@ minutes they are too few to judge by.
 
 from __future__ import annotations
 
-from alerts.lifecycle import UNFINISHED
+from alerts.lifecycle import ATTEMPT_STARTED, UNFINISHED
 from alerts.rules import AlertRule, Group, RecordingRule
-from alerts.thresholds import Thresholds, duration
+from alerts.thresholds import LEAST_CHANGES, Thresholds, duration
 from exporters import catalog
 from exporters.catalog import Metric
 
@@ -43,10 +43,6 @@ VALIDATION_BEST = f"run_attempt:{catalog.VALIDATION_LOSS}:min"
 STEPS_SKIPPED_RATIO = "run:training_optimizer_steps_skipped:ratio"
 
 _ON = "on (cluster, run, start)"
-# A start is told to the millisecond, and moves by a few where the node's clock was set since.
-_START_ROUNDED_SECONDS = 10
-# How often a value must have changed within the recent past, so that it is of several steps.
-_CHANGES = 5
 # Of fewer steps a share says nothing.
 _STEPS = 20
 
@@ -80,7 +76,7 @@ def loss(thresholds: Thresholds) -> Group:
             f"    > {_ON}\n"
             f"  {limit}\n"
             f"    and {_ON}\n"
-            f"  changes({values}[{recent}]) >= {_CHANGES}\n"
+            f"  changes({values}[{recent}]) >= {LEAST_CHANGES}\n"
             f"    and {_ON}\n"
             f"  {ATTEMPT}\n"
             ")"
@@ -99,10 +95,7 @@ def loss(thresholds: Thresholds) -> Group:
     return Group(
         "loss",
         (
-            RecordingRule(
-                ATTEMPT,
-                f'count_values by (cluster, run) ("start", round({UNFINISHED}, {_START_ROUNDED_SECONDS}))',
-            ),
+            RecordingRule(ATTEMPT, f"{ATTEMPT_STARTED}\n  and on (cluster, run)\n{UNFINISHED}"),
             RecordingRule(LOSS, _while_training(catalog.TRAINING_LOSS)),
             record_median(LOSS_MEDIAN, LOSS),
             RecordingRule(LOSS_LOWEST, f"min_over_time({LOSS_MEDIAN}[{lookback}])"),
@@ -130,7 +123,8 @@ def loss(thresholds: Thresholds) -> Group:
                 f"(time() - {UNFINISHED} > {2 * thresholds.steps_skipped_window_seconds:g})",
             ),
             # The count as it stands, too: what an earlier attempt counted says nothing of this one. A loss
-            # scaler leaves out the steps whose gradients are not finite: no harm, unless they are many.
+            # scaler leaves out the steps whose gradients are not finite: no harm, unless they are many. A
+            # loss that is NaN is none of its doing.
             AlertRule(
                 TRAINING_LOSS_NON_FINITE,
                 "round(max by (cluster, run, what) "
@@ -139,8 +133,10 @@ def loss(thresholds: Thresholds) -> Group:
                 f"max by (cluster, run, what) ({catalog.TRAINING_NONFINITE_TOTAL}) > 0\n"
                 "  and on (cluster, run)\n"
                 f"{UNFINISHED}\n"
-                "  unless on (cluster, run)\n"
+                "  unless on (cluster, run, what)\n"
                 "(\n"
+                f'  {catalog.TRAINING_NONFINITE_TOTAL}{{what="gradient"}}\n'
+                "    and on (cluster, run)\n"
                 "  max by (cluster, run) "
                 f"(increase({catalog.TRAINING_OPTIMIZER_STEPS_SKIPPED_TOTAL}[{nonfinite_page}])) > 0\n"
                 "    unless on (cluster, run)\n"

@@ -39,7 +39,8 @@ def memory(thresholds: Thresholds) -> Group:
 def _out_of_memory(thresholds: Thresholds) -> AlertRule:
     """Also of an attempt that met it before its first scrape, which `increase()` does not see.
 
-    All that such an attempt has counted happened since its start.
+    All that such an attempt has counted happened since its start. A node on which an earlier one has ended
+    goes on saying what that had counted.
     """
     told = duration(thresholds.oom_told_seconds)
     ooms = catalog.TRAINING_OOM_TOTAL
@@ -48,7 +49,13 @@ def _out_of_memory(thresholds: Thresholds) -> AlertRule:
         f"sum by (cluster, run) (max by (cluster, run, rank) (round(increase({ooms}[{told}])))) > 0\n"
         "  or\n"
         "(\n"
-        f"  sum by (cluster, run) (max by (cluster, run, rank) ({ooms})) > 0\n"
+        "  sum by (cluster, run) (\n"
+        "    max by (cluster, run, rank) (\n"
+        f"      {ooms}\n"
+        "        unless on (cluster, instance, run)\n"
+        f"      ({catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS} < on (cluster, run) group_left () {START})\n"
+        "    )\n"
+        "  ) > 0\n"
         "    and on (cluster, run)\n"
         f"  time() - {START} < {thresholds.oom_told_seconds}\n"
         ")",
@@ -56,8 +63,8 @@ def _out_of_memory(thresholds: Thresholds) -> AlertRule:
         severity="warning",
         scope="run",
         summary="Run {{ $labels.run }} ran out of memory.",
-        description=f"It met {{{{ $value | humanize }}}} out-of-memory errors within {told}. Unless its "
-        "trainer goes on with less, the rank that met one ends the run.",
+        description=f"Out-of-memory errors within {told}: {{{{ $value | humanize }}}}. Unless its trainer "
+        "goes on with less, the rank that met one ends the run.",
     )
 
 

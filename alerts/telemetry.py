@@ -56,7 +56,7 @@ def telemetry(thresholds: Thresholds) -> Group:
 def _grown(counter: Metric, labels: str, window: str) -> tuple[str, str]:
     """By how much the counter grew within the window; and of one born within it, its value."""
     return (
-        f"max by {labels} (increase({counter}[{window}])) > 0",
+        f"max by {labels} (round(increase({counter}[{window}]))) > 0",
         f"max by {labels} ({counter}) > 0 unless on {labels} {counter} offset {window}",
     )
 
@@ -238,7 +238,7 @@ def _hook(thresholds: Thresholds) -> tuple[AlertRule, ...]:
         ),
         AlertRule(
             TELEMETRY_HOOK_DROPPED,
-            f"max by {_RANK} (increase({catalog.HOOK_DROPPED_TOTAL}[{window}]))"
+            f"max by {_RANK} (round(increase({catalog.HOOK_DROPPED_TOTAL}[{window}])))"
             f" > {thresholds.hook_dropped_values}\n{unfinished}",
             at_once="A single value that is dropped does not count, and many are counted over a window.",
             severity="warning",
@@ -295,8 +295,8 @@ def _delivery(thresholds: Thresholds) -> tuple[AlertRule, ...]:
         ),
         AlertRule(
             PROMETHEUS_RULE_FAILURES,
-            f"max by {rule_group} (increase(prometheus_rule_evaluation_failures_total{{{ours}}}[{window}])) "
-            "> 0",
+            f"max by {rule_group} "
+            f"(round(increase(prometheus_rule_evaluation_failures_total{{{ours}}}[{window}]))) > 0",
             for_seconds=thresholds.delivery_failing_for_seconds,
             severity="critical",
             scope="telemetry",
@@ -308,7 +308,7 @@ def _delivery(thresholds: Thresholds) -> tuple[AlertRule, ...]:
         AlertRule(
             PROMETHEUS_MISSED_ITERATIONS,
             f"max by {rule_group} "
-            f"(increase(prometheus_rule_group_iterations_missed_total{{{ours}}}[{window}])) > 0",
+            f"(round(increase(prometheus_rule_group_iterations_missed_total{{{ours}}}[{window}]))) > 0",
             for_seconds=thresholds.delivery_failing_for_seconds,
             severity="warning",
             scope="telemetry",
@@ -318,10 +318,14 @@ def _delivery(thresholds: Thresholds) -> tuple[AlertRule, ...]:
             f"for {failing_for}: alerts come late.",
         ),
         # Failed for good, after all tries. With nobody else to tell, it is on another way or the Watchdog.
+        # Every receiver also calls the webhook of the service: while that is down, its page tells of it.
         AlertRule(
             ALERTMANAGER_NOTIFICATIONS_FAILING,
             "max by (cluster, instance, integration) "
-            f"(increase(alertmanager_notifications_failed_total[{window}])) > 0",
+            f"(round(increase(alertmanager_notifications_failed_total[{window}]))) > 0\n"
+            "  unless on (cluster, integration)\n"
+            f'label_replace(ALERTS{{alertname="{TRAINING_SERVICE_DOWN}", alertstate="firing"}}, '
+            '"integration", "webhook", "", "")',
             for_seconds=thresholds.delivery_failing_for_seconds,
             severity="critical",
             scope="telemetry",

@@ -1,6 +1,8 @@
-"""Every figure the alert rules depend on, in one object.
+"""The figures of the alert rules that differ from site to site, in one object.
 
-Times are in seconds, so that a demonstration can scale them down: `Thresholds(stall_seconds=10)`.
+What follows from how something is measured is a constant beside its rule: the least steps of a percentile,
+the least ranks of a median. Times are in seconds, so that a demonstration can scale them down:
+`Thresholds(gpu_lost_for_seconds=5)`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ _MULTIPLES = {
     *("gradient_norm_ratio", "straggler_excess_ratio", "overdue_steps_ratio"),
     "checkpoint_stale_ratio",
 }
+# With none of these at all an alert fires where all is well.
+_AT_LEAST_ONE = ("restart_loop_restarts", "service_restarts")
+# How often a value of the recent past must have changed, so that it is of several steps.
+LEAST_CHANGES = 5
 # The first must be below the second, or what the text says.
 _ASCENDING = (
     ("stall_seconds", "lookback_seconds", "a dead run is forgotten before it pages"),
@@ -24,25 +30,32 @@ _ASCENDING = (
     ("throughput_history_seconds", "throughput_usual_seconds", "no run ever has a history"),
     ("checkpoint_volume_trend_seconds", "lookback_seconds", "a run's checkpoints are forgotten before that"),
     ("history_failing_for_seconds", "history_lost_window_seconds", "no lost step is told"),
+    ("delivery_window_seconds", "delivery_failing_for_seconds", "a notification that fails once is told"),
+    ("ecc_page_seconds", "xid_page_seconds", "a memory error that its XID has told is told again"),
 )
 _UNITS_MILLISECONDS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The shipped figures; raises ValueError for a set under which an alert could never fire.
+    """The shipped figures; raises ValueError for a set under which an alert could never fire, or always does.
+
+    Not every such set is found: windows without length are, shares that are none, and figures that contradict
+    each other. A limit that nothing ever reaches is a choice.
 
     `job` is the name under which Prometheus scrapes the service. `lookback_seconds` is how long a run is
     remembered after its last sample, by a dead node for example; the service publishes the series this rests
     on for 25 hours after a run's end. `evaluation_interval_seconds` is how often the rules are evaluated,
     whatever Prometheus's own default is. `restart_grace_seconds` is how long a Prometheus
     that was started must have evaluated before it calls a run stalled: if it was down for long, it knows the
-    run's last values only, and has to scrape it first. `xid_page_seconds` is how long a GPU's XID
-    error pages after it was last seen. `gpu_lost_for_seconds` leaves time for the XID that says why a GPU is
-    lost: where there is one, it pages instead. `runbook_base` is what stands before a runbook's file name:
-    the folder in the repository, or the address under which a site serves it. `page_base` is where people
-    reach the service: an alert about a run links to its page. `grafana_base` is where people reach Grafana:
-    an alert links to its panel there, unless this is empty.
+    run's last values only, and has to scrape it first. Ranks are missing where the run has made no progress
+    for `rank_missing_silence_seconds` either: others that go on do not lack them. `xid_page_seconds` is how
+    long a GPU's XID error pages after it was last seen, `ecc_page_seconds` how long an uncorrectable memory
+    error does: less, for its XID holds it back. `gpu_lost_for_seconds` leaves time for the XID that says why
+    a GPU is lost: where there is one, it pages instead. `runbook_base` is what stands before a runbook's file
+    name: the folder in the repository, or the address under which a site serves it. `page_base` is where
+    people reach the service: an alert about a run links to its page. `grafana_base` is where people reach
+    Grafana: an alert links to its panel there, unless this is empty.
 
     Of losses: a NaN pages for `nonfinite_page_seconds` after it was last counted. What a loss or a gradient
     norm was at the least in `loss_recent_seconds` is compared with its median of `loss_usual_seconds` before
@@ -98,7 +111,8 @@ class Thresholds:
     stall_seconds: float = 30 * 60
     restart_grace_seconds: float = 60
     killed_page_seconds: float = 60 * 60
-    rank_missing_for_seconds: float = 3 * 60
+    rank_missing_silence_seconds: float = 60
+    rank_missing_for_seconds: float = 2 * 60
     restart_loop_restarts: int = 3
     restart_loop_window_seconds: float = 60 * 60
     service_down_for_seconds: float = 5 * 60
@@ -126,6 +140,7 @@ class Thresholds:
     gpu_memory_for_seconds: float = 10 * 60
     gpu_memory_keep_firing_seconds: float = 5 * 60
     xid_page_seconds: float = 15 * 60
+    ecc_page_seconds: float = 10 * 60
     gpu_lost_for_seconds: float = 60
     gpu_state_for_seconds: float = 5 * 60
     gpu_thermal_ratio: float = 0.05
@@ -209,12 +224,31 @@ class Thresholds:
                     raise ValueError(f"{each.name} is {value}; it must be above 0, or it always fires")
             elif each.name.endswith("_ratio") and not 0 < value < 1:
                 raise ValueError(f"{each.name} is {value}; give a share between 0 and 1, 0.9 for 90 %")
+            elif each.name in _AT_LEAST_ONE and not value >= 1:
+                raise ValueError(
+                    f"{each.name} is {value}; it must be 1 or more, or it fires where all is well"
+                )
+            elif not isinstance(value, str) and not value >= 0:
+                raise ValueError(f"{each.name} is {value}; it must be 0 or more, or it always fires")
         for lower, upper, otherwise in _ASCENDING:
             if not getattr(self, lower) < getattr(self, upper):
                 raise ValueError(
                     f"{lower} is {getattr(self, lower)}; it must be below {upper} ({getattr(self, upper)}), "
                     f"or {otherwise}"
                 )
+        overdue_told_seconds = self.overdue_seconds + self.overdue_for_seconds
+        if not overdue_told_seconds < self.stall_seconds:
+            raise ValueError(
+                f"overdue_seconds and overdue_for_seconds are {overdue_told_seconds} together; they must be "
+                f"below stall_seconds ({self.stall_seconds}), or no step is overdue before its run stalls"
+            )
+        # The samples of a window of so many evaluations differ once less.
+        least_recent_seconds = (LEAST_CHANGES + 1) * self.evaluation_interval_seconds
+        if not self.loss_recent_seconds >= least_recent_seconds:
+            raise ValueError(
+                f"loss_recent_seconds is {self.loss_recent_seconds}; it must be {least_recent_seconds} or "
+                f"more, {LEAST_CHANGES + 1} times evaluation_interval_seconds, or no loss changes so often"
+            )
         if not self.steps_skipped_ratio < 0.5:
             raise ValueError(
                 f"steps_skipped_ratio is {self.steps_skipped_ratio}; give a share below 0.5: "

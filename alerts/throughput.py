@@ -252,12 +252,19 @@ def throughput(thresholds: Thresholds) -> Group:
                 f"more than {duration(thresholds.overdue_seconds)}. It may hang.",
             ),
             # A kernel of NCCL that waits spins: it keeps its GPU at work, and draws little more than an idle
-            # one. Where a rank is missing or works, its GPU shows it. The run's own steps may be as long.
+            # one. Where a rank is missing or works, its GPU shows it. The run's own steps may be as long, and
+            # the first ones, of which nothing is known yet, longer. Before them ranks may fail to meet.
             AlertRule(
                 TRAINING_COLLECTIVE_HUNG,
                 f"{PROGRESS_AGE} > {thresholds.hung_seconds}\n"
-                "  unless on (cluster, run)\n"
-                f"{STEP_P99} >= on (cluster, run) {PROGRESS_AGE}\n"
+                "  and on (cluster, run)\n"
+                "(\n"
+                f"  {STEP_P99} < on (cluster, run) {PROGRESS_AGE}\n"
+                "    or on (cluster, run)\n"
+                f'  {catalog.TRAINING_PHASE_ACTIVE}{{phase="init"}}\n'
+                "    unless on (cluster, run)\n"
+                f"  {STEP_P99}\n"
+                ")\n"
                 "  unless on (cluster, run)\n"
                 f'{catalog.TRAINING_PHASE_ACTIVE}{{phase="checkpoint"}}\n'
                 "  and on (cluster, run)\n"

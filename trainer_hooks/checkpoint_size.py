@@ -44,18 +44,6 @@ class CheckpointSize:
         new = [(path, entry) for path, entry in now.items() if before.get(path) != entry]
         return 0 if any(entry[2] < 0 for _, entry in new) else sum(entry[2] for _, entry in new)
 
-    def volume(self) -> Volume | None:
-        """The file system it was written to; None where that is not known, as of a URL or a stream."""
-        with contextlib.suppress(OSError, TypeError, ValueError):
-            path = Path(self._path)  # type: ignore[arg-type]
-            try:
-                state = os.statvfs(path)
-            except FileNotFoundError:  # it failed and left nothing, or another rank is still writing it
-                state = os.statvfs(path.parent)
-            if state.f_blocks > 0:  # else one that does not tell
-                return Volume(state.f_blocks * state.f_frsize, state.f_bavail * state.f_frsize)
-        return None
-
     def _entries(self) -> dict[str, _Entry] | None:
         """By path: files, and with a size of -1 the folders too deep to look into; None if unknown."""
         found: dict[str, _Entry] = {}
@@ -73,6 +61,19 @@ class CheckpointSize:
         except (OSError, TypeError, ValueError):
             return None
         return found
+
+
+def volume_of(path: object) -> Volume | None:
+    """The file system at `path`; None where that is not known, as of a URL or a stream. Raises nothing."""
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        place = Path(path)  # type: ignore[arg-type]
+        try:
+            state = os.statvfs(place)
+        except FileNotFoundError:  # another rank is still writing it
+            state = os.statvfs(place.parent)
+        if state.f_blocks > 0:  # else one that does not tell
+            return Volume(state.f_blocks * state.f_frsize, state.f_bavail * state.f_frsize)
+    return None
 
 
 def _within(folder: Path) -> Iterator[tuple[os.DirEntry[str], bool]]:

@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 
 from trainer_hooks import device, directory, exceptions, identity, launchers, readback, recording
 from trainer_hooks.arrivals import Arrivals
-from trainer_hooks.checkpoint_size import CheckpointSize
+from trainer_hooks.checkpoint_size import CheckpointSize, volume_of
 from trainer_hooks.contexts import PhaseContext, StepContext
 from trainer_hooks.recording import PHASE_CODES, PHASE_MASK, PHASES, SLOT
 from trainer_hooks.totals import Totals, count_of
@@ -213,7 +213,7 @@ class Monitor(Totals):
         self._data_ns = 0
         self._bucket = _bucket(0)
         self._step_has_batches = False
-        self._last_checkpoint: tuple[int, int] | None = None  # a good one's step and time
+        self._last_checkpoint: tuple[tuple[int, int], int] | None = None  # how far it was, and when
         self.gradient_norm: float | readback.Pending | None = None
         self._scalars: dict[str, int] = before._scalars if taken_over and before else {}
         self._facts = dict(static.info)
@@ -662,10 +662,10 @@ class Monitor(Totals):
         try:
             yield
         except BaseException as error:
-            self._checkpoint_done(size, time.monotonic() - began, failure=type(error).__name__)
+            self._checkpoint_done(path, size, time.monotonic() - began, failure=type(error).__name__)
             raise
         else:
-            self._checkpoint_done(size, time.monotonic() - began, failure=None)
+            self._checkpoint_done(path, size, time.monotonic() - began, failure=None)
         finally:
             self.enter(before)
 
@@ -677,32 +677,42 @@ class Monitor(Totals):
             return None
 
     @_guarded
-    def _checkpoint_done(self, written: CheckpointSize | None, seconds: float, failure: str | None) -> None:
-        now = monotonic_ns()
-        if failure is None:
-            size = 0 if written is None else written.read()
-            self._unsigned[SLOT["checkpoint_last_ns"]] = now
-            self._unsigned[SLOT["checkpoint_bytes"]] = size
-            self._doubles[SLOT["checkpoint_seconds"]] = seconds
-            self._take_checkpoint_interval(now)
-            self._count("checkpoints_ok")
-            self.event("checkpoint", seconds=round(seconds, 6), bytes=size)
-        else:
+    def _checkpoint_done(
+        self, path: object, written: CheckpointSize | None, seconds: float, failure: str | None
+    ) -> None:
+        self._unsigned[_LAST_PROGRESS_NS] = now = monotonic_ns()
+        if failure is not None:
             self._count("checkpoints_failed")
             self.event("checkpoint_failed", seconds=round(seconds, 6), type=failure)
-        self._unsigned[_LAST_PROGRESS_NS] = now
-        volume = None if written is None else written.volume()
-        self._doubles[_VOLUME_SIZE] = nan if volume is None else float(volume.size_bytes)
-        self._doubles[_VOLUME_FREE] = nan if volume is None else float(volume.free_bytes)
+            return
+        size = 0 if written is None else written.read()
+        self._unsigned[SLOT["checkpoint_last_ns"]] = now
+        self._unsigned[SLOT["checkpoint_bytes"]] = size
+        self._doubles[SLOT["checkpoint_seconds"]] = seconds
+        self._take_checkpoint_interval(now)
+        self._count("checkpoints_ok")
+        self.event("checkpoint", seconds=round(seconds, 6), bytes=size)
+        self._look_at_volume(path)
+
+    def _look_at_volume(self, path: object) -> None:
+        """On rank 0, whose numbers stand for the run: not all ranks at once ask a file system they share."""
+        if self._recorder is not None and self._recorder.static.rank == 0:
+            volume = volume_of(path)
+            self._doubles[_VOLUME_SIZE] = nan if volume is None else float(volume.size_bytes)
+            self._doubles[_VOLUME_FREE] = nan if volume is None else float(volume.free_bytes)
 
     def _take_checkpoint_interval(self, now: int) -> None:
-        """Those of one step are one checkpoint: the best and the last, or the model and the optimizer."""
+        """Those of one step are one checkpoint: the best and the last, or the model and the optimizer.
+
+        Where nobody tells the steps, those with no batch between them are.
+        """
         step = self._totals[_STEP]
+        reached = step, 0 if step else self._totals[_BATCHES]
         before = self._last_checkpoint
-        if before is None or step != before[0] or step == 0:  # 0: nobody tells the steps
+        if before is None or reached != before[0]:
             if before is not None:
                 self._doubles[SLOT["checkpoint_interval_seconds"]] = (now - before[1]) / 1e9
-            self._last_checkpoint = step, now
+            self._last_checkpoint = reached, now
 
     @_guarded
     def event(self, kind: str, /, **fields: object) -> None:

@@ -44,7 +44,14 @@ T = TypeVar("T")
 STALL_SECONDS = 10.0
 FIRST_STEPS_SECONDS = 240.0
 ALERT_SECONDS = 90.0
-SCALED = Thresholds(stall_seconds=STALL_SECONDS, restart_grace_seconds=1)
+# A stall is one page: no step is overdue before, however short its steps are.
+SCALED = Thresholds(
+    stall_seconds=STALL_SECONDS,
+    restart_grace_seconds=1,
+    overdue_steps_ratio=1_000_000,
+    overdue_seconds=STALL_SECONDS / 2,
+    overdue_for_seconds=1,
+)
 ONE_PAGE_SECONDS = STALL_SECONDS + 5.0
 GPU_MEMORY_FOR_SECONDS = 10.0
 GPU_LOST_FOR_SECONDS = 5.0

@@ -16,7 +16,7 @@ from alerts.alertmanager import INHIBITIONS, Routing, alertmanager_config, way
 from alerts.build import GENERATED, groups
 from alerts.rules import AlertRule
 from alerts.thresholds import Thresholds
-from tests.alertmanager import AlertmanagerServer
+from tests.alertmanager import AlertmanagerServer, WebhookReceiver
 
 SHIPPED = GENERATED / "alertmanager.yml"
 ALERTS = [rule for group in groups(Thresholds()) for rule in group.rules if isinstance(rule, AlertRule)]
@@ -83,8 +83,28 @@ def test_a_kill_is_told_within_a_minute() -> None:
     assert seen_by_the_service + scraped + evaluated + Routing().group_wait_seconds <= 60
 
 
-def test_notifications_are_grouped_by_run_and_alert() -> None:
-    assert yaml.safe_load(SHIPPED.read_text())["route"]["group_by"] == ["cluster", "run", "alertname"]
+def test_notifications_are_grouped_by_run_node_and_alert_and_tickets_about_machines_by_node() -> None:
+    route = yaml.safe_load(SHIPPED.read_text())["route"]
+    assert route["group_by"] == ["cluster", "run", "instance", "alertname"]
+    others = {each["receiver"]: each["group_by"] for each in route["routes"] if "group_by" in each}
+    assert others == {
+        "nobody": ["alertname"],
+        "hardware": ["cluster", "instance"],
+        "digest": ["cluster"],
+    }
+
+
+def test_what_a_second_node_has_is_told_on_its_own(tmp_path: Path) -> None:
+    with WebhookReceiver() as receiver:
+        token = tmp_path / "token"
+        token.write_text("secret")
+        routing = Routing(receiver.url, str(token), group_wait_seconds=0, group_interval_seconds=3600)
+        with AlertmanagerServer(tmp_path, alertmanager_config(routing)) as server:
+            send(server, XID | {"cluster": "c", "instance": "n1:8003", "uuid": "GPU-0"})
+            receiver.wait_for(lambda told: len(told) == 1, 30)
+            send(server, XID | {"cluster": "c", "instance": "n2:8003", "uuid": "GPU-1"})
+            told = receiver.wait_for(lambda told: len(told) == 2, 30)
+    assert [[each["instance"] for each in one.alerts] for one in told] == [["n1:8003"], ["n2:8003"]]
 
 
 def test_the_service_is_also_told_of_ends_and_never_of_more_than_it_can_take() -> None:
@@ -112,6 +132,12 @@ def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmana
         yield server
 
 
+def send(alertmanager: AlertmanagerServer, *alerts: dict[str, str]) -> None:
+    url = f"http://{alertmanager.address}/api/v2/alerts"
+    body = json.dumps([{"labels": labels} for labels in alerts]).encode()
+    urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})).close()
+
+
 def held_back(alertmanager: AlertmanagerServer, *alerts: dict[str, str]) -> list[dict[str, str]]:
     """Which of these alerts, all firing now, another of them holds back.
 
@@ -121,9 +147,7 @@ def held_back(alertmanager: AlertmanagerServer, *alerts: dict[str, str]) -> list
     gpu = {"instance": "certain:8003", "uuid": f"GPU-{secrets.token_hex(4)}"}
     url = f"http://{alertmanager.address}/api/v2/alerts"
     for some in (alerts, [XID | gpu], [LOST | gpu]):
-        body = json.dumps([{"labels": labels} for labels in some]).encode()
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        urllib.request.urlopen(request).close()
+        send(alertmanager, *some)
     deadline = time.monotonic() + 30
     while True:
         with urllib.request.urlopen(url) as answer:
@@ -145,6 +169,15 @@ def test_the_xid_of_a_lost_gpu_holds_back_that_it_is_lost(
 ) -> None:
     gpu = {**cluster, "instance": "n1:8003", "uuid": f"GPU-of-{len(cluster)}"}
     assert held_back(alertmanager, XID | gpu, LOST | gpu) == [LOST | gpu]
+
+
+def test_the_xid_of_a_gpu_whose_links_are_down_holds_back_that_they_are(
+    alertmanager: AlertmanagerServer,
+) -> None:
+    gpu = {"cluster": "c", "instance": "n4:8003", "uuid": "GPU-0"}
+    links = LOST | gpu | {"alertname": "GPUNvlinkDown"}
+    of_another = links | {"uuid": "GPU-1", "gpu": "1"}
+    assert held_back(alertmanager, XID | gpu | {"xid": "74"}, links, of_another) == [links]
 
 
 @pytest.mark.parametrize(

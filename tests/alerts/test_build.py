@@ -19,6 +19,6 @@ def test_two_builds_are_equal_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_a_demonstration_writes_its_own_figures(tmp_path: Path) -> None:
-    write(tmp_path / "stack", Thresholds(stall_seconds=10), Routing(webhook_url="http://127.0.0.1:9/hook"))
-    assert "max > 10\n" in (tmp_path / "stack" / "lifecycle.yaml").read_text()
+    write(tmp_path / "stack", Thresholds(stall_seconds=600), Routing(webhook_url="http://127.0.0.1:9/hook"))
+    assert "max > 600\n" in (tmp_path / "stack" / "lifecycle.yaml").read_text()
     assert "http://127.0.0.1:9/hook" in (tmp_path / "stack" / "alertmanager.yml").read_text()

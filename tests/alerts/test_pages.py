@@ -27,7 +27,10 @@ THRESHOLDS = Thresholds(
     evaluation_interval_seconds=0.5,
     stall_seconds=8,
     restart_grace_seconds=1,
+    overdue_seconds=4,
+    overdue_for_seconds=1,
     xid_page_seconds=5,
+    ecc_page_seconds=3,
     gpu_lost_for_seconds=2,
 )
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alerts.thresholds import Thresholds, duration
+from alerts.thresholds import LEAST_CHANGES, Thresholds, duration
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,25 @@ def test_every_threshold_that_is_a_time_says_its_unit() -> None:
         ({"loss_lookback_seconds": 60}, "no loss ever differs from what it was"),
         ({"throughput_history_seconds": 21_600}, "no run ever has a history"),
         ({"history_lost_window_seconds": 600}, "no lost step is told"),
+        ({"delivery_failing_for_seconds": 600}, "a notification that fails once is told"),
+        ({"xid_page_seconds": 600}, "a memory error that its XID has told is told again"),
+        (
+            {"stall_seconds": 300},
+            "overdue_seconds and overdue_for_seconds are 300 together; they must be below stall_seconds",
+        ),
+        ({"loss_recent_seconds": 89}, "loss_recent_seconds is 89; it must be 90 or more, 6 times evaluation"),
+        ({"evaluation_interval_seconds": 101}, "or no loss changes so often"),
+        ({"restart_loop_restarts": 0}, "restart_loop_restarts is 0; it must be 1 or more"),
+        ({"service_restarts": 0}, "service_restarts is 0; it must be 1 or more"),
+        ({"gpu_pcie_replays": -1}, "gpu_pcie_replays is -1; it must be 0 or more"),
         ({"gpu_memory_ratio": 90}, "gpu_memory_ratio is 90; give a share between 0 and 1, 0.9 for 90 %"),
         ({"steps_skipped_ratio": 0.5}, "give a share below 0.5"),
         ({"gradient_norm_ratio": 1}, "a usual gradient norm fires"),
     ],
 )
-def test_a_set_under_which_an_alert_could_never_fire_is_refused(figures: dict[str, float], said: str) -> None:
+def test_a_set_under_which_an_alert_could_never_fire_or_always_would_is_refused(
+    figures: dict[str, float], said: str
+) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         Thresholds(**figures)  # type: ignore[arg-type]
 
@@ -90,7 +103,15 @@ def test_a_share_or_a_multiple_of_nothing_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "figures", [{"gpu_memory_for_seconds": 0}, {"restart_grace_seconds": 0}, {"overdue_steps_ratio": 20}]
+    "figures",
+    [
+        {"gpu_memory_for_seconds": 0},
+        {"restart_grace_seconds": 0},
+        {"overdue_steps_ratio": 20},
+        {"stall_seconds": 301},
+        {"loss_recent_seconds": 15 * (LEAST_CHANGES + 1)},
+        {"hook_dropped_values": 0},
+    ],
 )
-def test_no_wait_at_all_and_a_multiple_are_choices(figures: dict[str, float]) -> None:
+def test_no_wait_at_all_a_multiple_and_the_least_that_can_fire_are_choices(figures: dict[str, float]) -> None:
     Thresholds(**figures)  # type: ignore[arg-type]

@@ -405,16 +405,32 @@ def test_the_interval_is_between_the_last_two_good_checkpoints_and_those_of_one_
     assert intervals == [None, pytest.approx(310), pytest.approx(210)]
 
 
-def test_every_checkpoint_is_one_of_its_own_where_nobody_tells_the_steps(
+def test_where_nobody_tells_the_steps_those_with_no_batch_between_them_are_one_checkpoint(
     clock: Clock, tmp_path: Path
 ) -> None:
     monitor = Monitor(run="a-run", directory=tmp_path)
     for seconds in (100, 300, 200):
         clock.passes(seconds)
-        with monitor.checkpoint():
-            pass
+        monitor.batch()
+        for _ in range(2):
+            with monitor.checkpoint():
+                clock.passes(5)
     monitor.finish()
-    assert only(tmp_path).live.checkpoint_interval_seconds == pytest.approx(200)
+    assert only(tmp_path).live.checkpoint_interval_seconds == pytest.approx(210)
+
+
+def test_those_before_the_first_step_are_one_checkpoint(clock: Clock, tmp_path: Path) -> None:
+    monitor = Monitor(run="a-run", directory=tmp_path)
+    for _ in range(2):
+        with monitor.checkpoint():
+            clock.passes(2)
+    assert only(tmp_path).live.checkpoint_interval_seconds is None
+    clock.passes(100)
+    monitor.end_step()
+    with monitor.checkpoint():
+        clock.passes(2)
+    monitor.finish()
+    assert only(tmp_path).live.checkpoint_interval_seconds == pytest.approx(104)
 
 
 def test_the_room_on_the_volume_of_a_checkpoint_is_what_this_process_can_still_take(
@@ -438,12 +454,26 @@ def test_the_room_on_the_volume_of_a_checkpoint_is_what_this_process_can_still_t
     assert asked == [tmp_path / "last.ckpt", tmp_path / "of another rank", tmp_path]
 
 
-def test_a_checkpoint_that_fails_tells_the_room_there_is_too(monitor: Monitor, tmp_path: Path) -> None:
-    with contextlib.suppress(OSError), monitor.checkpoint(tmp_path / "none"):
+def test_the_volume_is_left_alone_by_other_ranks_and_when_a_checkpoint_fails(
+    monitor: Monitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monitor.checkpoint(tmp_path):
+        pass
+    after_the_good_one = only(tmp_path).live.checkpoint_volume_free_bytes
+    assert after_the_good_one is not None
+    asked: list[Path] = []
+    monkeypatch.setattr(os, "statvfs", asked.append)
+    with contextlib.suppress(OSError), monitor.checkpoint(tmp_path):
         raise OSError
-    live, volume = only(tmp_path).live, os.statvfs(tmp_path)
-    assert live.checkpoint_volume_size_bytes == volume.f_blocks * volume.f_frsize
-    assert live.checkpoint_volume_free_bytes is not None
+    assert only(tmp_path).live.checkpoint_volume_free_bytes == after_the_good_one
+    with (
+        Monitor(run="another", rank=1, world_size=2, directory=tmp_path / "1") as other,
+        other.checkpoint(tmp_path),
+    ):
+        pass
+    live = only(tmp_path / "1").live
+    assert (live.checkpoints_ok, live.checkpoint_volume_free_bytes) == (1, None)
+    assert asked == []
 
 
 def test_a_volume_that_does_not_tell_or_does_not_answer_is_not_known(

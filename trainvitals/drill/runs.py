@@ -69,17 +69,21 @@ def _is_signalled(alert: str, number: signal.Signals) -> _Provoke:
 def _lacks_a_rank(drill: Drill) -> Mapping[str, str]:
     run = run_of(lifecycle.TRAINING_RANK_MISSING)
     for rank in range(_RANKS - 1):
-        drill.train(_node(drill), run, rank=rank, world_size=_RANKS)
+        drill.train(_node(drill), run, "--fault", Fault.hang, rank=rank, world_size=_RANKS)
     return {"run": run}
 
 
 def _fails_again_and_again(drill: Drill) -> Mapping[str, str]:
-    """As a launcher does it: once an attempt has ended the next one is started."""
+    """As a launcher does it: once an attempt has ended the next one is started.
+
+    Each lasts so long that no two starts count as one.
+    """
     run = run_of(lifecycle.TRAINING_RESTART_LOOP)
     left = drill.thresholds.restart_loop_restarts
+    lasts_seconds = lifecycle.START_ROUNDED_SECONDS + 1
 
     def start() -> Child:
-        return drill.train(_node(drill), run, "--fault", Fault.exception, "--after", "3")
+        return drill.train(_node(drill), run, "--fault", Fault.exception, "--after", f"{lasts_seconds}")
 
     def again(ended: Child) -> None:
         nonlocal left
@@ -152,7 +156,7 @@ CONDITIONS = (
     ),
     Condition(
         lifecycle.TRAINING_RANK_MISSING,
-        f"of a training of {_RANKS} ranks one never starts",
+        f"of a training of {_RANKS} ranks one never starts, and the others wait for it in their first step",
         _lacks_a_rank,
     ),
     Condition(
