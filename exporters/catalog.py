@@ -200,14 +200,13 @@ TRAINING_CHECKPOINT_INTERVAL_SECONDS = _run(
 TRAINING_CHECKPOINT_VOLUME_SIZE_BYTES = _run(
     "training_checkpoint_volume_size_bytes",
     "gauge",
-    "Size of the file system the last checkpoint was written to, as rank 0 saw it then.",
+    "Size of the file system the last good checkpoint was written to, as rank 0 saw it then.",
     unit="bytes",
 )
 TRAINING_CHECKPOINT_VOLUME_FREE_BYTES = _run(
     "training_checkpoint_volume_free_bytes",
     "gauge",
-    "What a process without privileges could still take of that file system right after the checkpoint, a "
-    "failed one included.",
+    "What a process without privileges could still take of that file system right after the checkpoint.",
     unit="bytes",
 )
 TRAINING_RUN_START_TIMESTAMP_SECONDS = _run(

@@ -90,8 +90,22 @@ def drill(
     all: Annotated[bool, typer.Option("--all", help="Every alert.")] = False,
     alertmanager: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Send a marked test alert through this Alertmanager instead."),
+        typer.Option(
+            metavar="URL",
+            help="Send a marked test alert through this Alertmanager instead; of several replicas, one.",
+        ),
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A further label of the test alert, such as the external labels of your Prometheus: "
+            "cluster=a. May be given several times.",
+        ),
+    ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Send it even where it could hold back real alerts.")
+    ] = False,
 ) -> None:
     """Make the condition of an alert real, on a stack of its own, and wait until somebody would be told.
 
@@ -100,7 +114,7 @@ def drill(
     """
     from trainvitals.drill import command  # most of the time of a start, and of no use to the other commands
 
-    command.run(alert or (), all, alertmanager)
+    command.run(alert or (), all, alertmanager, label or (), anyway)
 
 
 def with_figures(thresholds: Thresholds, figures: list[str] | tuple[str, ...]) -> Thresholds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -28,7 +29,11 @@ class ChildError(Exception):
 
 
 class Child:
-    """A child process in a session of its own, its output in a log file."""
+    """A child process in a session of its own, its output in a log file.
+
+    The kernel kills it when the thread that started it ends, by SIGKILL of our process too: start it in the
+    main thread. That takes util-linux's setpriv; without it a child outlives a parent that was killed.
+    """
 
     def __init__(
         self, name: str, command: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None
@@ -37,7 +42,7 @@ class Child:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                command,
+                [*_bound_to_parent(), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -110,6 +115,17 @@ def start_server(
         else:
             return child, f"http://{address}"
     raise AssertionError("unreachable")
+
+
+@functools.cache
+def _bound_to_parent() -> Sequence[str]:
+    """What stands before a command; not `preexec_fn`, which is not safe beside other threads."""
+    bound = ("setpriv", "--pdeathsig", "KILL", "--")
+    try:
+        works = subprocess.run([*bound, "true"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        works = False
+    return bound if works else ()  # other setprivs, BusyBox's for example, do not know the option
 
 
 def _free_port() -> int:

@@ -25,7 +25,9 @@ COMMANDS = {
     "gpus": Command("trainvitals.gpus", "service", "watch the GPUs, and which run trains on each"),
     "runs": Command("trainvitals.runs", "service", "show the runs and how they are doing"),
     "report": Command("trainvitals.report", "service", "write what runs came to into one file"),
-    "alerts": Command("trainvitals.alerts", "service", "write the alert rules and who is told, and drill them"),
+    "alerts": Command(
+        "trainvitals.alerts", "service", "write the alert rules and who is told, and drill them"
+    ),
     "token": Command("trainvitals.token", "service", "make and revoke the tokens that open the service"),
     "audit": Command("trainvitals.audit", "service", "check the log of who did what"),
     "doctor": Command("trainvitals.doctor", "service", "say what works on this machine and what does not"),

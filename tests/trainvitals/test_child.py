@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from trainvitals import child as child_module
 from trainvitals.child import Child, ChildError, start_server
 
 SERVER = """
@@ -86,6 +89,55 @@ def test_a_frozen_child_is_stopped_too(tmp_path: Path) -> None:
     child.stop()
 
     assert child.process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="util-linux's setpriv is not installed")
+def test_a_frozen_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from trainvitals import child as child_module
+from trainvitals.child import Child
+child = Child("sleep", ["sleep", "60"], Path(sys.argv[1]))
+while Path(f"/proc/{child.process.pid}/comm").read_text() != "sleep\\n":
+    pass
+os.kill(child.process.pid, signal.SIGSTOP)
+print(child.process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "log"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    deadline = time.monotonic() + 10
+    while is_alive(int(done.stdout)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("setpriv", [None, "#!/bin/sh\nexit 1\n"])
+def test_without_a_setpriv_that_knows_the_option_a_child_starts_all_the_same(
+    tmp_path: Path, setpriv: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if setpriv:
+        (tmp_path / "setpriv").write_text(setpriv)
+        (tmp_path / "setpriv").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    child_module._bound_to_parent.cache_clear()
+    try:
+        child = Child("plain", [sys.executable, "-c", "print('up')"], tmp_path / "log")
+    finally:
+        child_module._bound_to_parent.cache_clear()
+    assert child.process.wait(30) == 0
+    assert child.last_lines() == "up"
+
+
+def is_alive(pid: int) -> bool:
+    """Not one that has ended and that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def wait_for_log(child: Child, text: str) -> None:

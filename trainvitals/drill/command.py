@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -27,10 +28,22 @@ CONDITIONS: Mapping[str, Condition] = {
 }
 
 
-def run(names: Sequence[str], everything: bool, alertmanager: str | None) -> None:
-    """Drill these alerts, or all; raises typer.Exit with the exit status where that is not 0."""
+def run(
+    names: Sequence[str],
+    everything: bool,
+    alertmanager: str | None,
+    labels: Sequence[str] = (),
+    anyway: bool = False,
+) -> None:
+    """Drill these alerts, or all; raises typer.Exit with the exit status where that is not 0.
+
+    `labels`, each as NAME=VALUE, and `anyway` are for an `alertmanager`.
+    """
     if bool(names) == everything:
         raise typer.BadParameter("name alerts by --alert NAME, or take --all of them")
+    if alertmanager is None and (labels or anyway):
+        raise typer.BadParameter("--label and --anyway are for test alerts: name an --alertmanager URL")
+    further = dict(map(_label, labels))
     for name in names:
         if name not in ALERTS:
             near = difflib.get_close_matches(name, ALERTS, n=1)
@@ -41,16 +54,23 @@ def run(names: Sequence[str], everything: bool, alertmanager: str | None) -> Non
     try:
         if alertmanager is None:
             _on_this_machine(chosen, everything)
-        elif remote.drill(alertmanager, [ALERTS[name] for name in chosen]):
+        elif remote.drill(alertmanager, [ALERTS[name] for name in chosen], further, anyway=anyway):
             raise typer.Exit(1)
     except (ChildError, local.DrillError, remote.RemoteError) as error:
         options.stop(COMMAND, str(error))
     except KeyboardInterrupt:
-        print(
-            f"trainvitals {COMMAND}: interrupted; what it started is stopped, and what it sent taken back",
-            file=sys.stderr,
-        )
+        stopped = "; everything it started is stopped" if alertmanager is None else ""
+        print(f"trainvitals {COMMAND}: interrupted{stopped}", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not value or not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name):
+        raise typer.BadParameter(f"--label {text} is no NAME=VALUE of a label")
+    if name in remote.OWN_LABELS:
+        raise typer.BadParameter(f"--label {text}: what {name} is, the test alert says itself")
+    return name, value
 
 
 def _on_this_machine(names: Sequence[str], everything: bool) -> None:

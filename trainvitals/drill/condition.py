@@ -25,8 +25,9 @@ class Condition(NamedTuple):
     """How an alert is made to fire.
 
     `what` is what happens, as part of a sentence: "a training is killed by SIGKILL". `provoke` makes it
-    happen and returns at once, with the labels by which the alert is known: {"run": "drill-killed"}. What
-    has to wait it hands to `Drill.after` or `Drill.until`. It may raise NotHereError.
+    happen and returns the labels by which the alert is known: {"run": "drill-killed"}. It waits until the
+    nodes that it starts answer, and for nothing else: what has to wait it hands to `Drill.after` or
+    `Drill.until`. It may raise NotHereError.
     """
 
     alert: str

@@ -73,8 +73,8 @@ def _drill(ground: Drill, alerts: Mapping[Condition, AlertRule], awaited_seconds
     try:
         not_here = sum(not waiting.provoke(*each) for each in alerts.items())
         severities = {alert.severity for alert in alerts.values()}
-        if "info" in severities and telemetry.COMPANY not in alerts:
-            telemetry.COMPANY.provoke(ground)
+        if "info" in severities and telemetry.WORSE_THAN_INFO not in alerts:
+            telemetry.WORSE_THAN_INFO.provoke(ground)
         missing = waiting.until_all_arrived(awaited_seconds)
     except httpx.HTTPError as error:
         raise DrillError(ground.stack.failure() or str(error)) from error

@@ -36,7 +36,8 @@ trainings that are killed or frozen, services that hang, files that are damaged,
 Then it waits until Alertmanager has sent the notification to the receiver that is to hear of it. The rules
 are those that are shipped, with seconds for their minutes and hours (trainvitals/drill/scaled.py). It prints
 a line for each alert. The exit status is 1 where one does not arrive, and it says how far that one came.
-Ctrl-C stops everything that it started.
+Ctrl-C stops everything that it started, and so does SIGKILL where util-linux's `setpriv` is installed, but
+its folder stays then.
 
 An alert of severity info is held back while nothing worse fires beside it. Where one is drilled, a damaged
 recording fires too.
@@ -45,13 +46,30 @@ recording fires too.
 
     trainvitals alerts drill --alert TrainingRunKilled --alertmanager http://alertmanager:9093
 
-provokes nothing. It sends the alert as a test: with the labels by which it is routed, a run or an instance
+provokes nothing. It sends the alert as a test: with the labels by which it is routed, a run and an instance
 named `trainvitals-drill-…`, the label `drill="true"`, and a summary that begins with DRILL. **It reaches
-whoever the routes name**, at night as well. It says which receivers they are, or who silences the alert or
-holds it back, waits until the notification is out, and takes the test back; one that it cannot take back
-ends by itself within a quarter of an hour. The exit status is 1 where an alert tells nobody, and where there
-is no Alertmanager. Alerts of severity none are not sent: of the Watchdog it says whether the real one is
-there.
+whoever the routes name**, at night as well. It says to which receivers it is routed, or who silences the
+alert or holds it back, waits until the notification is out, and takes the test back; one that it cannot take
+back ends by itself within a quarter of an hour, and it says when. Of several replicas give the address of
+one: each keeps alerts of its own.
+
+- Your Prometheus adds its external labels to every alert, and your routes may ask for them. Give them as
+  well, and whatever else the routes ask for: `--label cluster=a --label namespace=training`. Beside each
+  alert stands which labels the routes saw.
+- Whether the calls came through it learns from Alertmanager's own counts before and after, which are by kind
+  of integration: a call that failed meanwhile for another alert counts too. Where `/metrics` cannot be read,
+  nothing is known beyond the route.
+- On a way that is bound to times an alert may tell nobody now, and does not count as told.
+- An inhibit rule of yours may let a test hold back real alerts: one by which all that is critical holds back
+  all warnings of a cluster, for example. It refuses to send such a test. Where the rule's `source_matchers`
+  also have `drill != "true"`, no test holds anything back; `--anyway` sends it nevertheless.
+- A digest tells of a test and of real alerts in one message. In our templates the title and the link of a
+  message are those of the first real alert that fires.
+- Alerts of severity none are not sent. Of the Watchdog, ours with `scope="telemetry"`, it says whether the
+  real one is there and calls anybody.
+
+The exit status is 1 where an alert tells nobody, or may not have told everybody, and where there is no
+Alertmanager.
 
 ## What is provoked
 

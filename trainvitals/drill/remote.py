@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,60 +11,73 @@ from typing import Any, NamedTuple
 
 import httpx
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from alerts.rules import AlertRule
 from alerts.telemetry import WATCHDOG
 from exporters import calling
 from trainvitals import interruption
+from trainvitals.drill.routing import Config, Way
 
 MARK = {"drill": "true"}
 PLACEHOLDER = "trainvitals-drill"
+# What a test alert says of itself, and nobody else may.
+OWN_LABELS = ("alertname", "severity", "scope", "run", "instance", "gpu", "drill")
 # An alert that is not taken back, because this was killed, ends by itself.
 ENDS_AFTER = timedelta(minutes=15)
 _SETTLE_SECONDS = 2.0  # until Alertmanager knows what holds an alert back
 _ANSWER_SECONDS = 10.0
-_GROUP_WAIT_SECONDS = 30.0  # Alertmanager's own
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
+_PEER_SECONDS = 15.0  # Alertmanager's own: each replica waits so long for the one before it
+_REQUESTS = "alertmanager_notification_requests"
+_FAILED_REQUESTS = "alertmanager_notification_requests_failed"
 
 
 class RemoteError(Exception):
     """An Alertmanager cannot be drilled; the message says why, and what to do."""
 
 
-class _Way(NamedTuple):
-    """A route to a receiver: how long the first notification waits, and the times to which it is bound."""
-
-    wait_seconds: float
-    times: tuple[str, ...]
-
-
-class _Config(NamedTuple):
-    """What Alertmanager's configuration says of its receivers, by their names."""
-
-    integrations: Mapping[str, Sequence[str]]
-    ways: Mapping[str, Sequence[_Way]]
-
-
 class _Told(NamedTuple):
     """What Alertmanager says of an alert it was sent."""
 
+    labels: Mapping[str, str]
     receivers: tuple[str, ...]
     inhibited_by: tuple[str, ...]
     silenced_by: tuple[str, ...]
 
 
-def drill(url: str, alerts: Sequence[AlertRule]) -> int:
-    """Send a test alert of each, say who is told, take them back, and return how many tell nobody.
+class _Calls(NamedTuple):
+    """How often an Alertmanager has called by an integration since its start, and how often in vain."""
 
-    Those of severity none are not sent: a further Watchdog would hide that the real one is not there. Raises
-    RemoteError.
+    made: int
+    failed: int
+
+
+class _Routed(NamedTuple):
+    """An alert on its way to somebody: by which integrations, after how long, and whether at any time."""
+
+    alert: str
+    integrations: frozenset[str]
+    wait_seconds: float
+    at_any_time: bool = True
+
+
+def drill(
+    url: str, alerts: Sequence[AlertRule], labels: Mapping[str, str] | None = None, *, anyway: bool = False
+) -> int:
+    """Send a test alert of each, say who is told, take them back, and return how many may tell nobody.
+
+    `labels` are further ones of each, those by which a Prometheus names itself for example. Alerts of
+    severity none are not sent: a further Watchdog would hide that the real one is not there. Unless `anyway`,
+    nothing is sent where a test could hold back a real alert. Raises RemoteError.
     """
     alertmanager = _Alertmanager(url)
-    config = alertmanager.config()
-    sent = {alert.name: _test_alert(alert) for alert in alerts if alert.severity != "none"}
-    unheard = 0
+    config, replicas = alertmanager.config()
+    sent = {alert.name: _test_alert(alert, labels or {}) for alert in alerts if alert.severity != "none"}
+    if not anyway:
+        _check_that_none_holds_back(sent, config, alertmanager.url)
+    unheard, routed = 0, list[_Routed]()
     width = max(len(alert.name) for alert in alerts)
-    waits = [0.0]
+    before = alertmanager.calls()
     with alertmanager.firing(list(sent.values())):
         if sent:
             time.sleep(_SETTLE_SECONDS)
@@ -71,28 +85,30 @@ def drill(url: str, alerts: Sequence[AlertRule]) -> int:
             interruption.check()
             if alert.name in sent:
                 told = alertmanager.told(sent[alert.name])
-                reached, said = _outcome(told, config)
-                if reached:
-                    waits += [
-                        each.wait_seconds for name in told.receivers for each in config.ways.get(name, ())
-                    ]
+                way, said = _outcome(alert.name, told, config)
+                if way:
+                    routed.append(way)
+                unheard += not (way and way.at_any_time)
+                shown = ", ".join(f"{name}={value}" for name, value in told.labels.items())
+                said += f"\n{'':<{width}}  the routes see {shown}"
             else:
-                reached, said = _of_no_severity(alert, alertmanager, config)
-            unheard += not reached
+                is_well, said = _of_no_severity(alert, labels or {}, alertmanager, config)
+                unheard += not is_well
             print(f"{alert.name:<{width}}  {said}", flush=True)
-        if max(waits):
-            print(f"they are told within {max(waits):g} s, and taken back after that …", flush=True)
-            _wait(max(waits) + _SETTLE_SECONDS)
-    if sent:
-        print("the test alerts are taken back")
+        if routed:
+            wait = max(each.wait_seconds for each in routed) + _PEER_SECONDS * (replicas - 1)
+            print(f"they are told within {wait:g} s, and taken back after that …", flush=True)
+            _wait(wait + _SETTLE_SECONDS)
+            unheard += _unheard([way for way in routed if way.at_any_time], before, alertmanager)
     return unheard
 
 
-def _test_alert(alert: AlertRule) -> dict[str, Any]:
-    """The labels by which an alert is routed, with a run or an instance that nothing real has."""
-    placeholder = f"{PLACEHOLDER}-{alert.name}"  # its own, so that none holds another back
+def _test_alert(alert: AlertRule, labels: Mapping[str, str]) -> dict[str, Any]:
+    """The labels by which an alert is routed, with a run and an instance that nothing real has."""
+    # Its own, so that none holds another back; each has a run, so that none is told together with a real one.
+    placeholder = f"{PLACEHOLDER}-{alert.name}"
     placeholders = {
-        "run": {"run": placeholder},
+        "run": {},
         "hardware": {"instance": placeholder, "gpu": PLACEHOLDER},
         "telemetry": {"instance": placeholder},
     }
@@ -101,7 +117,9 @@ def _test_alert(alert: AlertRule) -> dict[str, Any]:
             "alertname": alert.name,
             "severity": alert.severity,
             "scope": alert.scope,
+            "run": placeholder,
             **placeholders[alert.scope],
+            **labels,
             **MARK,
         },
         "annotations": {
@@ -111,40 +129,85 @@ def _test_alert(alert: AlertRule) -> dict[str, Any]:
     }
 
 
-def _outcome(told: _Told, config: _Config) -> tuple[bool, str]:
-    """Whether somebody is told, and who, or why nobody is."""
-    receivers = ", ".join(_described(name, config) for name in told.receivers)
-    if told.silenced_by:
-        return (
-            False,
-            f"tells nobody: silenced by {', '.join(told.silenced_by)}; else it would tell {receivers}",
-        )
-    if told.inhibited_by:
-        return (
-            False,
-            f"tells nobody: held back by {', '.join(told.inhibited_by)}; else it would tell {receivers}",
-        )
-    if not any(config.integrations.get(name) for name in told.receivers):
-        return False, f"tells nobody: {receivers}"
-    return True, f"tells {receivers}"
+def _check_that_none_holds_back(sent: Mapping[str, Mapping[str, Any]], config: Config, url: str) -> None:
+    """Raises RemoteError where a test alert could hold back a real one, which lacks its placeholders."""
+    for rule in config.inhibit_rules:
+        names = [
+            name
+            for name, alert in sent.items()
+            if rule.lets_hold_back(
+                alert["labels"], {"run", "instance", "gpu", *MARK} & alert["labels"].keys()
+            )
+        ]
+        if names:
+            raise RemoteError(
+                f"a test of {', '.join(names)} could hold back real alerts, and is not sent: by an inhibit "
+                f'rule of {url} {rule}; give its source_matchers drill != "true" as well, leave these alerts '
+                "out, or take --anyway"
+            )
 
 
-def _described(receiver: str, config: _Config) -> str:
-    """A receiver with its integrations, and with the times to which every way to it is bound."""
-    integrations = ", ".join(config.integrations.get(receiver, ())) or "nothing is set up there"
-    ways = config.ways.get(receiver, ())
-    times = ", ".join(dict.fromkeys(name for way in ways for name in way.times))
-    bound = times and all(way.times for way in ways)
-    return f"{receiver} ({integrations}{f'; bound to the times {times}' if bound else ''})"
+def _outcome(name: str, told: _Told, config: Config) -> tuple[_Routed | None, str]:
+    """On which way an alert is, and to whom; None for nobody, with why."""
+    ways = {way.receiver: way for way in config.ways(told.labels)}
+    taken = [ways.get(receiver, Way(receiver)) for receiver in told.receivers]
+    receivers = ", ".join(_described(way, config) for way in taken)
+    for how, by in (("silenced by", told.silenced_by), ("held back by", told.inhibited_by)):
+        if by:
+            return None, f"tells nobody: {how} {', '.join(by)}; else it would tell {receivers}"
+    set_up = [way for way in taken if config.integrations.get(way.receiver)]
+    if not set_up:
+        return None, f"tells nobody: {receivers}"
+    at_any_time = [way for way in set_up if not way.times]
+    integrations = frozenset(each for way in at_any_time for each in config.integrations[way.receiver])
+    wait = max(way.wait_seconds for way in set_up)
+    said = "is routed to" if at_any_time else "may tell nobody now:"
+    return _Routed(name, integrations, wait, bool(at_any_time)), f"{said} {receivers}"
 
 
-def _of_no_severity(alert: AlertRule, alertmanager: _Alertmanager, config: _Config) -> tuple[bool, str]:
+def _described(way: Way, config: Config) -> str:
+    """A receiver with its integrations, and with the times to which the way to it is bound."""
+    integrations = ", ".join(config.integrations.get(way.receiver, ())) or "nothing is set up there"
+    bound = f"; bound to the times {', '.join(way.times)}" if way.times else ""
+    return f"{way.receiver} ({integrations}{bound})"
+
+
+def _of_no_severity(
+    alert: AlertRule, labels: Mapping[str, str], alertmanager: _Alertmanager, config: Config
+) -> tuple[bool, str]:
+    """Whether all is well with an alert that is not sent, and what there is to say of it."""
     if alert.name != WATCHDOG:
         return True, "tells nobody by itself, and is not sent: it would hold back real alerts"
-    told = alertmanager.real(alert.name)
+    told = alertmanager.real({"alertname": alert.name, "scope": alert.scope, **labels})
     if told is None:
         return False, "is not there: no Prometheus with these rules sends its alerts to this Alertmanager"
-    return True, f"is there, and tells {', '.join(_described(name, config) for name in told.receivers)}"
+    way, said = _outcome(alert.name, told, config)
+    return way is not None and way.at_any_time, f"is there, and {said}"
+
+
+def _unheard(routed: Sequence[_Routed], before: Mapping[str, _Calls], alertmanager: _Alertmanager) -> int:
+    """Of how many alerts not all calls went through, as far as that can be told; says what was called."""
+    if not routed:
+        return 0
+    after = alertmanager.calls()
+    if not after:
+        print(f"whether they were told is not known: {alertmanager.url}/metrics cannot be read", flush=True)
+        return 0
+    silent = set[str]()
+    for integration in sorted({each for way in routed for each in way.integrations}):
+        was, now = (calls.get(integration, _Calls(0, 0)) for calls in (before, after))
+        made, failed = now.made - was.made, now.failed - was.failed
+        if failed or not made:
+            silent.add(integration)
+        print(f"calls by {integration} meanwhile, for these or others: {made}, of which {failed} failed")
+    lost = [way.alert for way in routed if way.integrations & silent]
+    if lost:
+        print(
+            f"not everybody may have been told of {', '.join(lost)}: Alertmanager's log says why a call "
+            "failed; where there was none, the alert has joined a group that was told of not long ago",
+            flush=True,
+        )
+    return len(lost)
 
 
 def _wait(seconds: float) -> None:
@@ -168,29 +231,33 @@ class _Alertmanager:
         self._called = str(parsed).rstrip("/")
         self._client = calling.client(answer_seconds=_ANSWER_SECONDS)
 
-    def config(self) -> _Config:
-        """Raises RemoteError where there is no Alertmanager."""
+    def config(self) -> tuple[Config, int]:
+        """With how many replicas there are. Raises RemoteError where there is no Alertmanager."""
         status = self._get("/api/v2/status")
         try:
-            original = yaml.safe_load(status["config"]["original"])
-            integrations = {
-                receiver["name"]: [
-                    key.removesuffix("_configs")
-                    for key in receiver
-                    if key.endswith("_configs") and receiver[key]
-                ]
-                for receiver in original["receivers"]
-            }
-            ways: dict[str, list[_Way]] = {}
-            for receiver, way in _ways(original["route"], "", _Way(_GROUP_WAIT_SECONDS, ())):
-                ways.setdefault(receiver, []).append(way)
-        except (KeyError, TypeError, ValueError, yaml.YAMLError):
+            peers = status["cluster"].get("peers") or ()
+            return Config.parse(status["config"]["original"]), max(1, len(peers))
+        except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError):
             raise RemoteError(self._is_none("what it says of itself is not what Alertmanager says")) from None
-        return _Config(integrations, ways)
+
+    def calls(self) -> Mapping[str, _Calls]:
+        """By integration; empty where its metrics cannot be read."""
+        counts: dict[str, dict[str, int]] = {_REQUESTS: {}, _FAILED_REQUESTS: {}}
+        try:
+            for family in text_string_to_metric_families(self._ask("GET", "/metrics").text):
+                for sample in family.samples:
+                    counted = counts.get(sample.name.removesuffix("_total"))
+                    if counted is not None:
+                        integration = sample.labels["integration"]
+                        counted[integration] = counted.get(integration, 0) + int(sample.value)
+        except (RemoteError, KeyError, ValueError):
+            return {}
+        failed = counts[_FAILED_REQUESTS]
+        return {name: _Calls(made, failed.get(name, 0)) for name, made in counts[_REQUESTS].items()}
 
     @contextmanager
     def firing(self, alerts: list[dict[str, Any]]) -> Iterator[None]:
-        """Within it the alerts fire; a Ctrl-C waits until they are taken back."""
+        """Within it the alerts fire; a Ctrl-C waits until they are taken back, or said not to be."""
         began = datetime.now(UTC)
         try:
             with interruption.held():
@@ -198,7 +265,21 @@ class _Alertmanager:
             yield
         finally:
             with interruption.held():
-                self._send(alerts, began, datetime.now(UTC))
+                self._take_back(alerts, began)
+
+    def _take_back(self, alerts: list[dict[str, Any]], began: datetime) -> None:
+        if not alerts:
+            return
+        try:
+            self._send(alerts, began, datetime.now(UTC))
+        except RemoteError as error:
+            ends = (began + ENDS_AFTER).astimezone()
+            print(
+                f"{len(alerts)} test alerts could not be taken back; they end by {ends:%H:%M}: {error}",
+                file=sys.stderr,
+            )
+        else:
+            print("the test alerts are taken back", flush=True)
 
     def told(self, alert: Mapping[str, Any]) -> _Told:
         """What becomes of an alert that fires; raises RemoteError when it does not come back."""
@@ -209,16 +290,22 @@ class _Alertmanager:
                 if found["labels"] == alert["labels"] and found["status"]["state"] != "unprocessed":
                     return self._as_told(found)
             time.sleep(0.2)
-        raise RemoteError(f"{self.url} took {alert['labels']['alertname']}, but does not have it")
+        raise RemoteError(
+            f"{self.url} took {alert['labels']['alertname']}, but does not have it; give the "
+            "address of one replica, for each keeps alerts of its own"
+        )
 
-    def real(self, name: str) -> _Told | None:
-        """What becomes of an alert that somebody else sent; None where there is none."""
-        found = [each for each in self._alerts(name) if not MARK.items() <= each["labels"].items()]
-        return self._as_told(found[0]) if found else None
+    def real(self, labels: Mapping[str, str]) -> _Told | None:
+        """What becomes of an alert with these labels that somebody else sent; None where there is none."""
+        for found in self._alerts(labels["alertname"]):
+            if labels.items() <= found["labels"].items() and not MARK.items() <= found["labels"].items():
+                return self._as_told(found)
+        return None
 
     def _as_told(self, alert: Mapping[str, Any]) -> _Told:
         status = alert["status"]
         return _Told(
+            alert["labels"],
             tuple(each["name"] for each in alert["receivers"]),
             tuple(map(self._name_of, status["inhibitedBy"])),
             tuple(map(self._name_of_silence, status["silencedBy"])),
@@ -266,25 +353,3 @@ class _Alertmanager:
             f"{self.url} is no Alertmanager, or does not let us in: {why}; give the address at which "
             "Alertmanager answers, http://HOST:9093 for example"
         )
-
-
-def _ways(route: Mapping[str, Any], receiver: str, inherited: _Way) -> Iterator[tuple[str, _Way]]:
-    """Each route of the tree with its receiver; what a route does not say, the one above it does."""
-    receiver = route.get("receiver") or receiver
-    wait = _seconds(route["group_wait"]) if route.get("group_wait") else inherited.wait_seconds
-    times = (*route.get("active_time_intervals", ()), *route.get("mute_time_intervals", ()))
-    yield receiver, _Way(wait, times)
-    for below in route.get("routes") or ():
-        yield from _ways(below, receiver, _Way(wait, ()))
-
-
-def _seconds(duration: str) -> float:
-    """Of a duration as Prometheus writes it, 1m30s; raises ValueError."""
-    seconds, rest = 0.0, duration
-    while rest:
-        digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
-        rest = rest[len(digits) :]
-        unit = "ms" if rest.startswith("ms") else rest[:1]
-        seconds += int(digits) * _UNITS[unit]
-        rest = rest[len(unit) :]
-    return seconds

@@ -209,7 +209,8 @@ def _notifications_failing(drill: Drill) -> dict[str, str]:
     return {"instance": ALERTMANAGER, "integration": "webhook"}
 
 
-COMPANY = Condition(
+# An alert of severity info is told only where a worse one fires beside it.
+WORSE_THAN_INFO = Condition(
     telemetry.TELEMETRY_RECORDINGS_SKIPPED,
     "a file that is no recording lies among the recordings",
     _recordings_skipped,
@@ -241,7 +242,7 @@ CONDITIONS = (
         f"a service is held by SIGSTOP for {HOLD_SECONDS:g} s, again and again",
         _scrape_slow,
     ),
-    COMPANY,
+    WORSE_THAN_INFO,
     Condition(
         telemetry.TELEMETRY_RECORDINGS_VOLUME_FILLING,
         "recordings lie on a volume of 64 MiB",

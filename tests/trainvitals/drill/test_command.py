@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,9 +126,26 @@ def test_when_it_is_interrupted_nothing_is_left(tmp_path: Path, door: signal.Sig
         process.send_signal(door)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "interrupted" in output
+    assert "interrupted; everything it started is stopped" in output
+    assert "taken back" not in output
     assert processes_of(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="util-linux's setpriv is not installed")
+def test_when_it_is_killed_only_its_folder_is_left(tmp_path: Path) -> None:
+    with started(tmp_path, "--alert", "TrainingStalled") as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("trainvitals-drill-*/stack/**/rank-0.*.steps")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert len(processes_of(tmp_path)) >= 4
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 10
+        while left := processes_of(tmp_path):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
 
 
 def test_a_server_that_dies_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
@@ -164,6 +182,11 @@ def alertmanagers(folder: Path) -> list[int]:
         (("--all", "--alert", "TrainingStalled"), 2, "or take --all of them"),
         (("--alert", "TrainingStaled"), 1, "there is no alert TrainingStaled; did you mean TrainingStalled?"),
         (("--alert", "x"), 1, "there is no alert x; alerts/generated/ALERTS.md lists them"),
+        (
+            ("--alert", "TrainingStalled", "--label", "cluster=a"),
+            2,
+            "--label and --anyway are for test alerts: name an --alertmanager URL",
+        ),
         (("--alert", "HostOOMKill"), 1, "HostOOMKill cannot be provoked here: the whole machine"),
     ],
 )

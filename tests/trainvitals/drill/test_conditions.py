@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from alerts.build import rule_files
 from trainvitals.drill import command, gpus, page, runs, telemetry
-from trainvitals.drill.condition import Drill
+from trainvitals.drill.condition import Condition, Drill
 from trainvitals.drill.scaled import SCALED
 from trainvitals.drill.sink import Sink
 from trainvitals.drill.unprovoked import UNPROVOKED
@@ -21,6 +22,11 @@ def test_every_alert_is_provoked_once_or_it_is_said_why_not() -> None:
     assert len(set(PROVOKED)) == len(PROVOKED)
     assert not set(PROVOKED) & UNPROVOKED.keys()
     assert set(PROVOKED) | UNPROVOKED.keys() == command.ALERTS.keys()
+
+
+@pytest.mark.parametrize("condition", command.CONDITIONS.values(), ids=command.CONDITIONS)
+def test_what_happens_is_part_of_a_sentence(condition: Condition) -> None:
+    assert re.fullmatch(r"([a-z]|Prometheus).*[^.]", condition.what)
 
 
 def test_the_scaled_rules_are_rules(tmp_path: Path) -> None:

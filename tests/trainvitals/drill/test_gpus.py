@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -127,7 +126,3 @@ def test_runs_can_be_recorded_and_are_those_of_their_alerts() -> None:
     runs = {run for _, run, _, _ in ground.ranks}
     assert len(runs) == 3
     assert all(NAME_PATTERN.fullmatch(run) for run in runs)
-
-
-def test_what_happens_is_part_of_a_sentence() -> None:
-    assert [c.what for c in CONDITIONS if not re.fullmatch(r"[a-z].*[^.]", c.what)] == []

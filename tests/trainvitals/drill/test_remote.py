@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +22,7 @@ from typer.testing import CliRunner
 
 from alerts.alertmanager import Routing, alertmanager_config
 from tests.alertmanager import AlertmanagerServer, WebhookReceiver
+from tests.alerts.test_settings import KILLED, LOST, rendered
 from trainvitals.alerts import app
 from trainvitals.drill import remote
 
@@ -52,9 +55,9 @@ def alertmanager(
         yield server
 
 
-def drill(address: str, *names: str) -> tuple[int, str]:
+def drill(address: str, *names: str, options: Sequence[str] = ()) -> tuple[int, str]:
     named = [word for name in names for word in ("--alert", name)]
-    done = CliRunner().invoke(app, ["drill", *named, "--alertmanager", f"http://{address}"])
+    done = CliRunner().invoke(app, ["drill", *named, "--alertmanager", f"http://{address}", *options])
     return done.exit_code, done.output
 
 
@@ -69,8 +72,10 @@ def test_a_test_alert_reaches_whoever_is_paged_says_what_it_is_and_is_taken_back
 ) -> None:
     status, output = drill(alertmanager.address, "TrainingRunKilled")
     assert status == 0, output
-    assert "TrainingRunKilled  tells page (webhook)" in output
+    assert "TrainingRunKilled  is routed to page (webhook)" in output
     assert "they are told within 1 s" in output
+    assert re.search("calls by webhook meanwhile, for these or others: [1-9].*, of which 0 failed", output)
+    assert "the test alerts are taken back" in output
 
     def is_ours(labels: dict[str, str]) -> bool:
         return labels["alertname"] == "TrainingRunKilled"
@@ -90,11 +95,58 @@ def test_a_test_alert_reaches_whoever_is_paged_says_what_it_is_and_is_taken_back
     assert ask(alertmanager, "GET", "/alerts") == []
 
 
+@contextmanager
+def fires(alertmanager: AlertmanagerServer, **labels: str) -> Iterator[None]:
+    """A real alert, for as long as the `with` block lasts."""
+    starts = datetime.now(UTC)
+    alert = {"labels": labels, "startsAt": starts.isoformat()}
+    ends = (starts + timedelta(minutes=5)).isoformat()
+    ask(alertmanager, "POST", "/alerts", json=[{**alert, "endsAt": ends}])
+    try:
+        yield
+    finally:
+        ask(alertmanager, "POST", "/alerts", json=[{**alert, "endsAt": datetime.now(UTC).isoformat()}])
+
+
+def test_no_message_tells_of_a_test_and_of_a_real_alert_of_the_same_name(
+    alertmanager: AlertmanagerServer, webhook: WebhookReceiver
+) -> None:
+    name = "GPUXidHardware"
+    with fires(alertmanager, alertname=name, severity="critical", scope="hardware", instance="n1", gpu="0"):
+        status, output = drill(alertmanager.address, name)
+    assert status == 0, output
+    told = [
+        {labels["instance"] for labels in each.alerts if labels["alertname"] == name}
+        for each in webhook.notifications
+    ]
+    assert {"n1"} in told
+    assert {f"trainvitals-drill-{name}"} in told
+    assert all(len(instances) <= 1 for instances in told)
+
+
+def test_a_message_with_a_test_and_a_real_alert_is_headed_by_the_real_one(tmp_path: Path) -> None:
+    test = {
+        "status": "firing",
+        "labels": {"alertname": "TrainingRunKilled", "severity": "critical", "drill": "true"},
+        "annotations": {"summary": "DRILL: this is a test."},
+        "generatorURL": "http://prometheus/graph",
+    }
+    assert rendered("trainvitals.title", tmp_path, test) == "DRILL: this is a test."
+    assert rendered("trainvitals.title", tmp_path, test, KILLED) == "Run r1 was killed. (2 alerts)"
+    assert rendered("trainvitals.link", tmp_path, test, KILLED) == "https://vitals.example/#/runs/r1"
+    assert rendered("trainvitals.title", tmp_path, LOST, KILLED) == "Run r1 was killed. (2 alerts)"
+    assert rendered("trainvitals.title", tmp_path, LOST, test) == "DRILL: this is a test. (2 alerts)"
+    ended = {**test, "status": "resolved"}
+    assert rendered("trainvitals.title", tmp_path, ended, LOST) == (
+        "Over: GPU 0 on n1 does <not> answer. (2 alerts)"
+    )
+
+
 def test_the_summary_says_that_nothing_has_happened() -> None:
     from trainvitals.drill.command import ALERTS
 
     for alert in ALERTS.values():
-        sent = remote._test_alert(alert)
+        sent = remote._test_alert(alert, {})
         assert sent["annotations"]["summary"].startswith("DRILL: ")
         assert sent["labels"]["drill"] == "true"
 
@@ -104,15 +156,103 @@ def test_each_of_several_is_told_with_its_way_and_none_holds_another_back(
 ) -> None:
     status, output = drill(alertmanager.address, "TrainingRunKilled", "TrainingStalled", "GPUThermalThrottle")
     assert status == 0, output
-    assert "TrainingStalled     tells page (webhook)" in output
-    assert "GPUThermalThrottle  tells hardware (webhook)" in output
+    assert "TrainingStalled     is routed to page (webhook)" in output
+    assert "GPUThermalThrottle  is routed to hardware (webhook)" in output
 
 
-def test_a_way_that_is_bound_to_times_says_so(alertmanager: AlertmanagerServer) -> None:
-    assert (
-        "tells digest (webhook; bound to the times office)"
-        in drill(alertmanager.address, "GPUMetricUnsupported")[1]
+def test_a_way_that_is_bound_to_times_may_tell_nobody_now(alertmanager: AlertmanagerServer) -> None:
+    status, output = drill(alertmanager.address, "TelemetryHookSlow")
+    assert status == 1, output
+    assert "may tell nobody now: digest (webhook; bound to the times office)" in output
+    assert "they are told within 1 s" in output
+
+
+def configured(*more: str, url: str = "http://127.0.0.1:9/") -> str:
+    """One receiver, `all`, whose webhook is called after half a second."""
+    route = "route: {receiver: all, group_wait: 500ms, group_by: [alertname]"
+    return "\n".join([f"receivers: [{{name: all, webhook_configs: [{{url: '{url}'}}]}}]", route, *more, "}"])
+
+
+def test_when_a_call_fails_it_is_not_said_that_anybody_was_told(tmp_path: Path) -> None:
+    with AlertmanagerServer(tmp_path, configured()) as server:
+        status, output = drill(server.address, "TrainingStalled")
+    assert status == 1, output
+    assert "TrainingStalled  is routed to all (webhook)" in output
+    assert re.search(
+        r"calls by webhook meanwhile, for these or others: ([1-9]\d*), of which \1 failed", output
     )
+    assert "not everybody may have been told of TrainingStalled: " in output
+
+
+def test_an_alert_that_joins_a_group_that_was_told_of_is_not_told_in_time(
+    tmp_path: Path, webhook: WebhookReceiver
+) -> None:
+    with (
+        AlertmanagerServer(tmp_path, configured(url=webhook.url)) as server,
+        fires(server, alertname="TrainingStalled", run="real"),
+    ):
+        webhook.wait_for(lambda all: any(each.alerts[0].get("run") == "real" for each in all), 30)
+        status, output = drill(server.address, "TrainingStalled")
+    assert status == 1, output
+    assert "calls by webhook meanwhile, for these or others: 0, of which 0 failed" in output
+    assert "the alert has joined a group that was told of not long ago" in output
+
+
+def test_where_nobody_counts_the_calls_it_is_said_that_it_is_not_known(
+    something_else: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = remote._Alertmanager(f"http://{something_else}")
+    routed = remote._Routed("TrainingStalled", frozenset({"webhook"}), 1)
+    assert remote._unheard([routed], {}, page) == 0
+    assert "whether they were told is not known" in capsys.readouterr().out
+
+
+def test_the_labels_of_a_prometheus_lead_to_the_route_that_asks_for_them(
+    tmp_path: Path, webhook: WebhookReceiver
+) -> None:
+    routes = ", routes: [{receiver: empty, matchers: ['cluster = a']}]"
+    config = configured(routes, url=webhook.url).replace("[{name: all", "[{name: empty}, {name: all")
+    with AlertmanagerServer(tmp_path, config) as server:
+        status, output = drill(server.address, "TrainingStalled", options=["--label", "cluster=a"])
+        assert status == 1, output
+        assert "TrainingStalled  tells nobody: empty (nothing is set up there)" in output
+        assert re.search("the routes see .*cluster=a", output)
+        assert drill(server.address, "TrainingStalled", options=["--label", "cluster=b"])[0] == 0
+
+
+CRITICAL_HOLDS_BACK = """\
+inhibit_rules:
+- {source_matchers: ['severity = "critical"'], target_matchers: ['severity = "warning"'], equal: [cluster]}
+"""
+
+
+def test_a_test_that_could_hold_back_real_alerts_is_sent_only_anyway(
+    tmp_path: Path, webhook: WebhookReceiver
+) -> None:
+    config = configured(url=webhook.url) + "\n" + CRITICAL_HOLDS_BACK
+    with AlertmanagerServer(tmp_path, config) as server:
+        status, output = drill(server.address, "TrainingStalled", "TrainingRunFailed")
+        assert status == 1, output
+        assert (
+            "a test of TrainingStalled could hold back real alerts, and is not sent: by an inhibit" in output
+        )
+        assert 'severity="critical" holds back severity="warning" with the same cluster' in output
+        assert ask(server, "GET", "/alerts") == []
+        assert drill(server.address, "TrainingRunFailed")[0] == 0
+        assert drill(server.address, "TrainingStalled", options=["--anyway"])[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--label", "cluster"), "--label cluster is no NAME=VALUE of a label"),
+        (("--label", "clus-ter=a"), "--label clus-ter=a is no NAME=VALUE of a label"),
+        (("--label", "run=mine"), "what run is, the test alert says itself"),
+    ],
+)
+def test_a_label_that_will_not_do_is_said(options: tuple[str, ...], sentence: str) -> None:
+    status, output = drill("127.0.0.1:9", "TrainingStalled", options=options)
+    assert (status, sentence in " ".join(output.replace("│", "").split())) == (2, True), output
 
 
 def test_one_that_is_silenced_tells_nobody_and_it_is_said_who_silences_it(
@@ -130,29 +270,42 @@ def test_one_that_is_silenced_tells_nobody_and_it_is_said_who_silences_it(
     status, output = drill(alertmanager.address, "TrainingRunFailed")
     ask(alertmanager, "DELETE", f"/silence/{identity}")
     assert status == 1, output
-    assert "tells nobody: silenced by Ada (moving house); else it would tell ticket (webhook)" in output
+    assert (
+        "TrainingRunFailed  tells nobody: silenced by Ada (moving house); else it would tell ticket (webhook)"
+        in output
+    )
 
 
 def test_one_that_is_held_back_tells_nobody_and_it_is_said_by_what(alertmanager: AlertmanagerServer) -> None:
-    ends = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
-    inhibitor = {"labels": {"alertname": "InfoInhibitor", "severity": "none"}, "endsAt": ends}
-    ask(alertmanager, "POST", "/alerts", json=[inhibitor])
-    status, output = drill(alertmanager.address, "TrainingLossPlateau")
-    ask(alertmanager, "POST", "/alerts", json=[{**inhibitor, "endsAt": datetime.now(UTC).isoformat()}])
+    with fires(alertmanager, alertname="InfoInhibitor", severity="none"):
+        status, output = drill(alertmanager.address, "TrainingLossPlateau")
     assert status == 1, output
     assert "tells nobody: held back by InfoInhibitor; else it would tell digest" in output
 
 
 def test_of_the_watchdog_it_is_said_whether_the_real_one_is_there(alertmanager: AlertmanagerServer) -> None:
-    status, output = drill(alertmanager.address, "Watchdog")
+    with fires(alertmanager, alertname="Watchdog", severity="none", scope="somebody else's"):
+        status, output = drill(alertmanager.address, "Watchdog")
     assert (status, "Watchdog  is not there" in output) == (1, True), output
 
-    ends = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
-    watchdog = {"labels": {"alertname": "Watchdog", "severity": "none"}, "endsAt": ends}
-    ask(alertmanager, "POST", "/alerts", json=[watchdog])
-    status, output = drill(alertmanager.address, "Watchdog")
-    ask(alertmanager, "POST", "/alerts", json=[{**watchdog, "endsAt": datetime.now(UTC).isoformat()}])
-    assert (status, "Watchdog  is there, and tells deadman (webhook)" in output) == (0, True), output
+    ours = {"alertname": "Watchdog", "severity": "none", "scope": "telemetry", "cluster": "a"}
+    with fires(alertmanager, **ours):
+        status, output = drill(alertmanager.address, "Watchdog")
+        elsewhere, _ = drill(alertmanager.address, "Watchdog", options=["--label", "cluster=b"])
+    assert status == 0, output
+    assert "Watchdog  is there, and is routed to deadman (webhook)" in output
+    assert elsewhere == 1
+
+
+def test_a_watchdog_that_calls_nobody_is_not_well(tmp_path: Path) -> None:
+    config = "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n"
+    with (
+        AlertmanagerServer(tmp_path, config) as server,
+        fires(server, alertname="Watchdog", severity="none", scope="telemetry"),
+    ):
+        status, output = drill(server.address, "Watchdog")
+    assert status == 1, output
+    assert "Watchdog  is there, and tells nobody: nobody (nothing is set up there)" in output
 
 
 def test_a_receiver_with_nothing_set_up_is_nobody(tmp_path: Path) -> None:
@@ -163,30 +316,55 @@ def test_a_receiver_with_nothing_set_up_is_nobody(tmp_path: Path) -> None:
     assert "TrainingStalled  tells nobody: empty (nothing is set up there)" in output
 
 
-def test_an_interrupted_drill_takes_its_alerts_back(tmp_path: Path) -> None:
-    config = (
-        "route: {receiver: slow, group_wait: 5m}\n"
-        "receivers: [{name: slow, webhook_configs: [{url: 'http://127.0.0.1:9/'}]}]\n"
+@contextmanager
+def drill_that_waits(server: AlertmanagerServer) -> Iterator[subprocess.Popen[str]]:
+    """A drill whose test alert fires."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "trainvitals", "alerts", "drill", "--alert", "TrainingStalled"),
+            *("--alertmanager", f"http://{server.address}"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    with AlertmanagerServer(tmp_path, config) as server:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "trainvitals", "alerts", "drill", "--alert", "TrainingStalled"),
-                *("--alertmanager", f"http://{server.address}"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    try:
         deadline = time.monotonic() + 60
         while not ask(server, "GET", "/alerts"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+SLOW = """\
+route: {receiver: slow, group_wait: 5m}
+receivers: [{name: slow, webhook_configs: [{url: 'http://127.0.0.1:9/'}]}]
+"""
+
+
+def test_an_interrupted_drill_takes_its_alerts_back(tmp_path: Path) -> None:
+    with AlertmanagerServer(tmp_path, SLOW) as server, drill_that_waits(server) as process:
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
         assert ask(server, "GET", "/alerts") == []
     assert process.returncode == 130, output
-    assert "what it sent taken back" in output
+    assert "the test alerts are taken back" in output
+    assert "interrupted" in output
+
+
+def test_an_alert_that_cannot_be_taken_back_is_said_with_the_time_at_which_it_ends(tmp_path: Path) -> None:
+    with AlertmanagerServer(tmp_path, SLOW) as server, drill_that_waits(server) as process:
+        server.stop()
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert re.search(
+        r"1 test alerts could not be taken back; they end by \d\d:\d\d: .*cannot be reached", output
+    )
+    assert "are taken back" not in output
 
 
 @pytest.fixture
@@ -241,20 +419,3 @@ def test_without_names_nothing_is_sent(alertmanager: AlertmanagerServer) -> None
     status, output = drill(alertmanager.address)
     assert status == 2
     assert "--all of them" in " ".join(output.split())
-
-
-def test_a_route_inherits_how_long_it_waits_but_not_its_times() -> None:
-    route = {
-        "receiver": "first",
-        "group_wait": "1m30s",
-        "routes": [
-            {"matchers": [], "active_time_intervals": ["office"], "routes": [{"receiver": "below"}]},
-            {"receiver": "soon", "group_wait": "500ms"},
-        ],
-    }
-    assert list(remote._ways(route, "", remote._Way(30, ()))) == [
-        ("first", remote._Way(90, ())),
-        ("first", remote._Way(90, ("office",))),
-        ("below", remote._Way(90, ())),
-        ("soon", remote._Way(0.5, ())),
-    ]
