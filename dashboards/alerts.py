@@ -136,9 +136,10 @@ def firing_by_severity() -> Stat:
     return Stat(
         title="How many fire",
         description=(
-            "Alerts that fire now, by severity: critical ones have called somebody, warnings wait for office "
-            "hours, information is read when there is time. Nothing here while the Watchdog beside it fires "
-            "is health; nothing here without the Watchdog is blindness."
+            "Alerts that fire now, by severity: critical ones are pages, warnings are messages at any hour, "
+            "information is a digest in office hours. One that another holds back counts too, though nobody "
+            "is told of it. Nothing here while the Watchdog beside it fires is health; nothing here without "
+            "the Watchdog is blindness."
         ),
         unit="none",
         no_value="none",

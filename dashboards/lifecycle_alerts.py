@@ -5,7 +5,7 @@ from __future__ import annotations
 from alerts import lifecycle
 from alerts.thresholds import Thresholds, duration
 from dashboards.alert_panels import judged
-from dashboards.panels import Query, TimeSeries
+from dashboards.panels import Override, Query, TimeSeries
 from dashboards.variables import of_recorded, of_run
 from exporters import catalog
 
@@ -13,7 +13,10 @@ from exporters import catalog
 def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
     """The panel of each alert, by the alert's name."""
     window = duration(thresholds.restart_loop_window_seconds)
-    restarts = of_run(catalog.TRAINING_RESTARTS_TOTAL)
+    silence = (
+        f"time() - {of_recorded(lifecycle.LAST_PROGRESS)} and on (cluster, run) "
+        f"{of_recorded(lifecycle.UNFINISHED)}"
+    )
     return {
         lifecycle.TRAINING_STALLED: judged(
             title="Time since a run's last progress",
@@ -24,13 +27,7 @@ def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
                 "from its last checkpoint."
             ),
             unit="s",
-            shown=[
-                Query(
-                    expr=f"time() - {of_recorded(lifecycle.LAST_PROGRESS)} and on (cluster, run) "
-                    f"{of_recorded(lifecycle.UNFINISHED)}",
-                    legend="{{run}}",
-                )
-            ],
+            shown=[Query(expr=silence, legend="{{run}}")],
             limit_at=thresholds.stall_seconds,
         ),
         lifecycle.TRAINING_RUN_KILLED: judged(
@@ -57,32 +54,40 @@ def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
             limit_at=thresholds.killed_page_seconds,
         ),
         lifecycle.TRAINING_RANK_MISSING: judged(
-            title="Ranks that are seen alive",
+            title="Ranks that are seen alive, and how long a run has not moved",
             description=(
                 "Solid: ranks of a run that live and are scraped. Dashed: how many the run says it has. The "
-                "two should lie on each other; a gap for more than some minutes is ranks that died or that "
-                "nobody watches. See on which instance the missing ones were, and whether its service "
-                "answers."
+                "two should lie on each other. On the other axis: the time since the run's last progress. A "
+                f"gap while nothing moves for {duration(thresholds.rank_missing_silence_seconds)} is ranks "
+                "that died, and the others wait for them: see how they ended on their instance. A gap while "
+                "the run goes on is a node that is not scraped: see whether its service answers."
             ),
             unit="none",
-            shown=[Query(expr=of_recorded(lifecycle.RANKS), legend="{{run}} alive")],
+            shown=[
+                Query(expr=of_recorded(lifecycle.RANKS), legend="{{run}} alive"),
+                Query(expr=silence, legend="{{run}} last progress"),
+            ],
             moving_limit=Query(
-                expr=f"max by (cluster, run) ({of_run(catalog.TRAINING_WORLD_SIZE)})",
+                expr=f"max by (cluster, run) ({of_run(catalog.TRAINING_WORLD_SIZE)} "
+                f"unless on (cluster, instance, run) {of_run(catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS)}) "
+                f"and on (cluster, run) {of_recorded(lifecycle.UNFINISHED)}",
                 legend="{{run}} expected",
             ),
+            overrides=[Override("byFrameRefID", "B", {"unit": "s"})],
         ),
         lifecycle.TRAINING_RESTART_LOOP: judged(
             title=f"Restarts of a run within {window}",
             description=(
-                "How often each run was started again. One restart is a failure that was handled; at the red "
-                "line and above every attempt ends before the run gets anywhere. Stop what restarts it, and "
-                "look at how the last attempts ended: mostly it is the same error each time."
+                "How often each run was started again, on whichever node. One restart is a failure that was "
+                "handled; at the red line and above every attempt ends before the run gets anywhere. Stop "
+                "what restarts it, and look at how the last attempts ended: mostly it is the same error each "
+                "time."
             ),
             unit="none",
             shown=[
                 Query(
-                    expr=f"max by (cluster, run) (max_over_time({restarts}[{window}])) - on (cluster, run) "
-                    f"min by (cluster, run) (min_over_time({restarts}[{window}]))",
+                    expr="count by (cluster, run) "
+                    f"(count_over_time({of_recorded(lifecycle.ATTEMPT_STARTED)}[{window}])) - 1",
                     legend="{{run}}",
                 )
             ],

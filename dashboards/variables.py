@@ -75,10 +75,12 @@ def of_recorded(name: str) -> str:
 
 
 def of_alerts(name: str, *matchers: str) -> str:
-    """Selects from `ALERTS` or `ALERTS_FOR_STATE` ours, of the chosen runs and of what belongs to no run."""
-    return _select(
-        name, _CLUSTER, 'job=~"$job|"', 'instance=~"$instance|"', 'run=~"$run|"', 'scope=~".+"', *matchers
-    )
+    """Selects from `ALERTS` or `ALERTS_FOR_STATE` ours, of what is chosen and of what belongs to none of it.
+
+    That of `vector(1)` has no cluster even where every target has one.
+    """
+    either = [f'{label}=~"${label}|"' for label in ("cluster", "job", "instance", "run")]
+    return _select(name, *either, 'scope=~".+"', *matchers)
 
 
 def _select(name: str, *matchers: str) -> str:

@@ -2,27 +2,25 @@
 
 All rules are evaluated as often as the fleet is scraped. promtool goes by the interval of the test alone, not
 by that of a group, so rules that count their own evaluations are built for it. At the shipped 15 s a day
-would take a quarter of an hour; in steps of a minute it takes one. A test file can only expect. The one
-written here expects silence, and what promtool complains of is the account.
+would take a quarter of an hour; in steps of a minute it takes one.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from alerts.alertmanager import INHIBITIONS, Inhibition, Routing, way
+from alerts.alertmanager import INHIBITIONS, Inhibition, Routing, alertmanager_config, way
 from alerts.build import groups, rule_files
 from alerts.lifecycle import TRAINING_RUN_KILLED
 from alerts.rules import AlertRule
 from alerts.telemetry import INFO_INHIBITOR
 from alerts.thresholds import Thresholds
+from tests.alerts.answers import Sample, ask
 from tests.alerts.day import Fleet
 
 RULES = {
@@ -30,15 +28,9 @@ RULES = {
 }
 # What tells of the alert, beside its name.
 _ABOUT = ("run", "instance", "gpu", "rank", "what", "xid", "collector", "metric", "reason", "rule_group")
-_QUERIES = {
-    (book, figure): query.format(f"day:{book}")
-    for book in ("told", "held_back")
-    for figure, query in {
-        "first": "min_over_time({}[2d])",
-        "last": "max_over_time({}[2d])",
-        "times": "count_over_time({}_anew[2d])",
-    }.items()
-}
+_ROUTE = yaml.safe_load(alertmanager_config(Routing()))["route"]
+# When each first and last was told, and how often anew.
+_FIGURES = ("min_over_time(day:{}[2d])", "max_over_time(day:{}[2d])", "count_over_time(day:{}_anew[2d])")
 
 
 class Entry(NamedTuple):
@@ -57,15 +49,9 @@ class Entry(NamedTuple):
     @property
     def group(self) -> tuple[str, ...]:
         """Those of one group are one notification, where they come at the same time."""
-        rule = RULES[self.alert]
-        told = way(rule)
-        if told == "digest":
-            return (told,)
-        return (told, self.about.split()[0]) if told == "hardware" else (told, self.alert, self._run)
-
-    @property
-    def _run(self) -> str:
-        return self.about.split()[0] if RULES[self.alert].scope == "run" else ""
+        told = way(RULES[self.alert])
+        labels = {"alertname": self.alert, **dict(part.split("=", 1) for part in self.about.split())}
+        return (told, *(labels.get(label, "") for label in _group_by(told)))
 
     @property
     def repeat_seconds(self) -> float:
@@ -84,12 +70,12 @@ class Account(NamedTuple):
     hours: float
     scrape_seconds: float
 
-    def notifications(self) -> list[tuple[Entry, int]]:
-        """The first of each group of alerts, and how many followed: others of it, repeats, the end."""
+    def notifications(self) -> list[tuple[list[Entry], int]]:
+        """Each group of alerts, and how many followed its first: others of it, repeats, the end."""
         groups: dict[tuple[str, ...], list[Entry]] = {}
         for entry in self.told:
             groups.setdefault(entry.group, []).append(entry)
-        return [(entries[0], self._further(entries)) for entries in groups.values()]
+        return [(entries, self._further(entries)) for entries in groups.values()]
 
     def _further(self, entries: Sequence[Entry]) -> int:
         moments = set()
@@ -102,37 +88,39 @@ class Account(NamedTuple):
         return len(moments) - 1
 
 
+def _group_by(told: str) -> list[str]:
+    """By which labels alerts of a way are one notification, in the configuration as it is shipped."""
+    by_way = {route["receiver"]: route.get("group_by") for route in _ROUTE["routes"]}
+    labels: list[str] = by_way.get(told) or _ROUTE["group_by"]
+    return labels
+
+
 def clock(moment: float) -> str:
     return f"{int(moment) // 3600}:{int(moment) // 60 % 60:02}"
 
 
 def account(fleet: Fleet, directory: Path, inhibitions: Sequence[Inhibition] = INHIBITIONS) -> Account:
-    """Raises RuntimeError with promtool's words when it cannot evaluate."""
+    """Raises RuntimeError when promtool cannot evaluate, or when its answers do not belong together."""
     interval = f"{fleet.scrape_seconds}s"
     thresholds = replace(Thresholds(), evaluation_interval_seconds=fleet.scrape_seconds)
     for name, text in rule_files(thresholds).items():
         (directory / name).write_text(text, encoding="utf-8")
-    names = [*rule_files(thresholds), "book.yaml"]
     (directory / "book.yaml").write_text(
         yaml.safe_dump({"groups": [_book(inhibitions, interval)]}), encoding="utf-8"
     )
-    end = f"{round(fleet.hours * 60)}m"
     test = {
-        "rule_files": names,
+        "rule_files": [*rule_files(thresholds), "book.yaml"],
         "evaluation_interval": interval,
         "group_eval_order": [*(f"trainvitals.{group.name}" for group in groups(thresholds)), "book"],
-        "tests": [
-            {
-                "interval": interval,
-                "input_series": fleet.input_series(),
-                "promql_expr_test": [{"expr": query, "eval_time": end} for query in _QUERIES.values()],
-            }
-        ],
     }
-    file = directory / "day.yaml"
-    file.write_text(yaml.dump(test, Dumper=yaml.CSafeDumper, width=10**9), encoding="utf-8")
-    tested = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
-    return Account(*_read(tested), fleet.hours, fleet.scrape_seconds)
+    scenario = {"interval": interval, "input_series": fleet.input_series()}
+    queries = {book: [figure.format(book) for figure in _FIGURES] for book in ("told", "held_back")}
+    every_query = [query for of_book in queries.values() for query in of_book]
+    answers = ask(directory / "day.yaml", test, scenario, every_query, f"{round(fleet.hours * 60)}m")
+    told, held_back = (
+        entries(*(answers[query] for query in queries[book])) for book in ("told", "held_back")
+    )
+    return Account(told, held_back, fleet.hours, fleet.scrape_seconds)
 
 
 def _book(inhibitions: Iterable[Inhibition], interval: str) -> dict[str, Any]:
@@ -160,31 +148,20 @@ def _held_back(sources: str, targets: str, equal: Iterable[str]) -> str:
     return f"({targets} and on ({', '.join(equal)}) {sources})"
 
 
-def _read(tested: subprocess.CompletedProcess[str]) -> tuple[list[Entry], list[Entry]]:
-    """The books, in order of time, out of what promtool got in place of the silence it was to expect."""
-    complaint = tested.stdout + tested.stderr
-    got = {
-        query: {labels: float(value) for labels, value in re.findall(r"(\{[^}]*\}) ([^,\s]+)", samples)}
-        for query, samples in re.findall(r'expr: "(.+)", time: .*\n\s*exp: .*\n\s*got: (.*)', complaint)
-    }
-    if tested.returncode != 0 and not got:
-        raise RuntimeError(complaint.strip())
-    told, held_back = (
-        sorted(
-            (
-                _entry(
-                    labels, first, got[_QUERIES[book, "last"]][labels], got[_QUERIES[book, "times"]][labels]
-                )
-                for labels, first in got.get(_QUERIES[book, "first"], {}).items()
-            ),
-            key=lambda entry: (entry.first, entry.alert, entry.about),
-        )
-        for book in ("told", "held_back")
-    )
-    return told, held_back
+def entries(first: Iterable[Sample], last: Iterable[Sample], times: Iterable[Sample]) -> list[Entry]:
+    """A book, in order of time. Raises RuntimeError where one of the three lacks what another knows."""
+    figures = [
+        {frozenset(sample.labels.items()): sample.value for sample in answer}
+        for answer in (first, last, times)
+    ]
+    known = set().union(*figures)
+    for labels in known:
+        if not all(labels in figure for figure in figures):
+            raise RuntimeError(f"of {dict(labels)} not all is known: the first, the last, how many times")
+    found = [_entry(dict(labels), *(figure[labels] for figure in figures)) for labels in known]
+    return sorted(found, key=lambda entry: (entry.first, entry.alert, entry.about))
 
 
-def _entry(labels: str, first: float, last: float, times: float) -> Entry:
-    told = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-    about = " ".join(f"{label}={told[label]}" for label in _ABOUT if label in told)
-    return Entry(told["alertname"], about, first, last, int(times))
+def _entry(labels: Mapping[str, str], first: float, last: float, times: float) -> Entry:
+    about = " ".join(f"{label}={labels[label]}" for label in _ABOUT if label in labels)
+    return Entry(labels["alertname"], about, first, last, int(times))

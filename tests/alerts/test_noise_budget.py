@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from alerts import gpu_health, lifecycle, loss, memory, telemetry, throughput
 from alerts.alertmanager import INHIBITIONS
 from alerts.build import groups
 from alerts.thresholds import Thresholds
 from exporters import catalog
-from tests.alerts.account import RULES, Account, account, clock
+from tests.alerts.account import RULES, Account, account, clock, entries
+from tests.alerts.answers import Sample, ask
 from tests.alerts.day import Fleet, seconds
 from tests.alerts.expressions import selectors
 from tests.alerts.tape import notation
@@ -22,12 +24,16 @@ THRESHOLDS = Thresholds()
 
 
 class Incident(NamedTuple):
-    """What is to be told of what begins at a time, and how long its condition takes, in seconds, to hold."""
+    """What is to be told of what begins at a time, and how long its condition takes, in seconds, to hold.
+
+    The same message may tell it of something else, `also`.
+    """
 
     at: str
     alert: str
     about: str
     takes: float = 0
+    also: tuple[str, ...] = ()
 
     @property
     def promised(self) -> float:
@@ -158,7 +164,12 @@ def day_of_incidents() -> tuple[Fleet, list[Incident]]:
     return fleet, [
         Incident("1:00", lifecycle.TRAINING_RUN_KILLED, "run=killed"),
         Incident("2:30", lifecycle.TRAINING_RUN_FAILED, "run=failed"),
-        Incident("3:50", loss.TRAINING_LOSS_NON_FINITE, "run=poisoned what=gradient"),
+        Incident(
+            "3:50",
+            loss.TRAINING_LOSS_NON_FINITE,
+            "run=poisoned what=gradient",
+            also=("run=poisoned what=loss",),
+        ),
         Incident("5:05", lifecycle.TRAINING_STALLED, "run=stalled", takes=THRESHOLDS.stall_seconds),
         Incident("7:00", throughput.TRAINING_COLLECTIVE_HUNG, "run=long", takes=THRESHOLDS.hung_seconds),
         Incident("8:30", gpu_health.GPU_XID_HARDWARE, "instance=n4:8003 gpu=1 xid=79"),
@@ -167,7 +178,12 @@ def day_of_incidents() -> tuple[Fleet, list[Incident]]:
         Incident("12:30", gpu_health.GPU_ECC_UNCORRECTABLE, "instance=n2:8003 gpu=0"),
         Incident("13:30", memory.TRAINING_OUT_OF_MEMORY, "run=full"),
         Incident("16:00", throughput.TRAINING_DATA_LOADER_BOUND, "run=starved", takes=starts),
-        Incident("19:00", lifecycle.TRAINING_RANK_MISSING, "run=long"),
+        Incident(
+            "19:00",
+            lifecycle.TRAINING_RANK_MISSING,
+            "run=long",
+            takes=THRESHOLDS.rank_missing_silence_seconds,
+        ),
     ]
 
 
@@ -257,12 +273,37 @@ def test_incidents_of_an_hour_are_told_once_each_and_what_follows_from_them_is_h
 
 def test_a_missing_inhibition_and_an_incident_too_many_break_the_account(tmp_path: Path) -> None:
     fleet, incidents = hour_of_incidents()
+    fleet.at("0:27", fleet.nodes["n2"].gpus[0].meets_xid, "95", "hardware")
     fleet.at("0:33", fleet.nodes["n1"].service_stops)
     without = [each for each in INHIBITIONS if gpu_health.GPU_LOST not in each.targets]
     assert faults(account(fleet, tmp_path, without), incidents) == [
+        "GPUXidHardware (instance=n2:8003 gpu=0 xid=95) from 0:28 to 0:45 was not to be told",
         "GPULost (instance=n2:8003 gpu=0) from 0:29 to 0:45 was not to be told",
         "TrainingServiceDown (instance=n1:8003) from 0:39 to 0:45 was not to be told",
     ]
+
+
+def test_a_rule_that_cannot_be_evaluated_is_an_error_though_others_can(tmp_path: Path) -> None:
+    rules = {"record": "day:paired", "expr": "x * on () y"}, {"record": "day:copied", "expr": "x"}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "g", "rules": list(rules)}]}))
+    series = [{"series": f'{metric}{{run="{run}"}}', "values": "1x5"} for metric in "xy" for run in "ab"]
+    test = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m"}
+    scenario = {"interval": "1m", "input_series": series}
+    with pytest.raises(RuntimeError, match="many-to-many"):
+        ask(tmp_path / "test.yaml", test, scenario, ["day:copied"], "3m")
+    with pytest.raises(RuntimeError, match="parse error"):
+        ask(tmp_path / "test.yaml", {**test, "rule_files": []}, scenario, ["x", "day:copied {"], "3m")
+
+
+def test_of_what_is_told_all_figures_must_be_known() -> None:
+    told = Sample({"alertname": lifecycle.TRAINING_STALLED, "run": "r"}, 60)
+    assert [str(entry) for entry in entries([told], [told], [told._replace(value=1)])] == [
+        "TrainingStalled (run=r) from 0:01 to 0:01"
+    ]
+    nothing: list[Sample] = []
+    for figures in (nothing, [told], [told]), ([told], nothing, [told]), ([told], [told], nothing):
+        with pytest.raises(RuntimeError, match="not all is known"):
+            entries(*figures)
 
 
 def expect(result: Account, incidents: Sequence[Incident]) -> None:
@@ -273,16 +314,21 @@ def expect(result: Account, incidents: Sequence[Incident]) -> None:
 
 def faults(result: Account, incidents: Sequence[Incident]) -> list[str]:
     """What is told but should not, not told but should, too early or after it is due, and again and again."""
-    awaited = {(incident.alert, incident.about): incident for incident in incidents}
+    awaited = {
+        (incident.alert, about): incident
+        for incident in incidents
+        for about in (incident.about, *incident.also)
+    }
     found = []
-    for entry, further in result.notifications():
-        incident = awaited.pop((entry.alert, entry.about), None)
-        if incident is None:
-            found.append(f"{entry} was not to be told")
-            continue
-        latest = incident.promised + 2 * result.scrape_seconds
-        if not seconds(incident.at) < entry.first <= latest:
-            found.append(f"{entry} was to be told after {incident.at} and by {clock(latest)}")
+    for group, further in result.notifications():
+        for entry in group:
+            incident = awaited.pop((entry.alert, entry.about), None)
+            if incident is None:
+                found.append(f"{entry} was not to be told")
+                continue
+            latest = incident.promised + 2 * result.scrape_seconds
+            if not seconds(incident.at) < entry.first <= latest:
+                found.append(f"{entry} was to be told after {incident.at} and by {clock(latest)}")
         if further > 1:
-            found.append(f"{entry} was told {further} times more")
+            found.append(f"{group[0]} was told {further} times more")
     return found + [f"{alert} ({about}) was not told" for alert, about in awaited]

@@ -30,6 +30,8 @@ GPUS = {
 NODE = {"job": "node", "instance": "gpu-node-1:9100"}
 PROMETHEUS = {"job": "prometheus", "instance": "127.0.0.1:9090"}
 ALERTMANAGER = {"job": "alertmanager", "instance": "127.0.0.1:9093"}
+# Only some alerts and what tells of the clusters carry them: all else is of a Prometheus that names none.
+CLUSTERS = ("east", "west")
 _HOUR = 3600.0
 
 
@@ -48,7 +50,6 @@ def series() -> Iterator[RecordedSeries]:
 def _run(run: str, ranks: int) -> Iterator[RecordedSeries]:
     labels = {**SERVICE, "run": run}
     for metric, course in {
-        catalog.TRAINING_RESTARTS_TOTAL: constant(1),
         catalog.TRAINING_WORLD_SIZE: constant(ranks),
         catalog.TRAINING_ETA_SECONDS: lambda s: 5 * _HOUR - s,
         catalog.TRAINING_CHECKPOINT_DURATION_SECONDS: constant(20),
@@ -65,6 +66,7 @@ def _run(run: str, ranks: int) -> Iterator[RecordedSeries]:
     last_loss, recorded = decay(3.2, 1.3), {"run": run}
     attempt = {"run": run, "start": "1700000000"}
     for name, course in {
+        lifecycle.ATTEMPT_STARTED: constant(1),
         loss.ATTEMPT: constant(1),
         loss.LOSS: noisy(last_loss, 0.06),
         loss.LOSS_LOWEST: last_loss,
@@ -194,6 +196,7 @@ def _alerts() -> Iterator[RecordedSeries]:
         ("TrainingLossPlateau", "info", "run", {"run": "tiny-chat"}),
         ("TrainingDataLoaderBound", "warning", "run", {"run": "wayfarer-lora"}),
         ("GPUNvlinkDown", "critical", "hardware", gpu),
+        *(("GPULost", "critical", "hardware", {"cluster": cluster, **gpu}) for cluster in CLUSTERS),
     ):
         alert = {"alertname": name, "severity": severity, "scope": scope, **labels}
         yield RecordedSeries("ALERTS", {**alert, "alertstate": "firing"}, constant(1))

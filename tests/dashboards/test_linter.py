@@ -103,9 +103,6 @@ FAULTS: list[tuple[str, str, Fault]] = [
 _AT_FIRST = "increase() does not see what was counted before the first scrape, so the count stands beside it"
 # What a rule finds and we mean, with the reason: (rule, panel).
 MEANT = {
-    ("target-counter-agg-rule", "Restarts of a run within 1h"): (
-        "the series of a run that moves begins anew on its next node, at its number"
-    ),
     ("target-counter-agg-rule", "Starts of each training service within 30m"): "resets() is for counters",
     ("target-counter-agg-rule", "Out-of-memory errors of a run"): _AT_FIRST,
     ("target-counter-agg-rule", "Checkpoints that failed"): _AT_FIRST,

@@ -95,6 +95,17 @@ def test_choosing_a_run_leaves_that_run_only(dashboard: Json, recorded: Recorded
     assert runs == {"tiny-chat"}
 
 
+def test_choosing_a_cluster_leaves_its_alerts_and_those_of_no_cluster(recorded: Recorded) -> None:
+    dashboard = DASHBOARDS["trainvitals-alerts"]
+    by_panel = {query.panel: query for query in panel_queries(dashboard)}
+    choices = first_choices(dashboard) | {"cluster": "east"}
+    [watchdog] = recorded.ask(by_panel["Whether the Watchdog fires"], choices)
+    assert watchdog.points[-1][1] == 1
+    fires = recorded.ask(by_panel["What fires now"], choices)
+    assert {one.labels.get("cluster") for one in fires if one.labels["alertname"] == "GPULost"} == {"east"}
+    assert "TrainingDataLoaderBound" in {one.labels["alertname"] for one in fires}
+
+
 @pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS.keys())
 def test_every_variable_finds_its_values(dashboard: Json, recorded: Recorded) -> None:
     found = {}
@@ -110,7 +121,7 @@ def test_every_variable_finds_its_values(dashboard: Json, recorded: Recorded) ->
             f"/api/v1/label/{call[2]}/values", **{"match[]": selector}, **window
         )
     assert found == {
-        "cluster": [],
+        "cluster": ["east", "west"],
         "job": ["training-service"],
         "instance": ["gpu-node-1:8003"],
         "run": ["tiny-chat", "wayfarer-lora"],
