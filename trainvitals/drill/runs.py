@@ -231,7 +231,7 @@ CONDITIONS = (
     ),
     Condition(
         memory.TRAINING_OUT_OF_MEMORY,
-        "a training allocates more memory than it may have",
+        "a training allocates more memory than it may have, and goes on with less",
         _breaks(memory.TRAINING_OUT_OF_MEMORY, Fault.out_of_memory, 5),
     ),
     Condition(

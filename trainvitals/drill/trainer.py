@@ -94,6 +94,7 @@ class _Training:
         self._weight = 0.0
         self._random = random.Random(0)
         self._began = self._evaluated_at = self._saved_at = 0.0
+        self._ran_out = False
 
     def run(self) -> None:
         options = self._options
@@ -128,6 +129,7 @@ class _Training:
         forward, backward = _FORWARD_RATIO * seconds, (1 - _FORWARD_RATIO) * seconds
         if self._has(Fault.straggle):
             forward, backward = backward, forward
+        self._run_out_of_memory(monitor)
         with monitor.phase("forward"):
             time.sleep(forward)
             loss = _half_squared_error(self._weight, labels)
@@ -151,10 +153,17 @@ class _Training:
         if self._has(Fault.hang):
             while True:
                 signal.pause()
-        if self._has(Fault.out_of_memory):
-            _, hard = resource.getrlimit(resource.RLIMIT_AS)
-            resource.setrlimit(resource.RLIMIT_AS, (1 << 32, hard))
-            bytearray(1 << 40)  # MemoryError: the limit lets no more be allocated
+
+    def _run_out_of_memory(self, monitor: Monitor) -> None:
+        """Once; it catches the error and goes on, as one does that tries a smaller batch."""
+        if self._ran_out or not self._has(Fault.out_of_memory):
+            return
+        self._ran_out = True
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 32, limits[1]))
+        with contextlib.suppress(MemoryError), monitor.step():
+            bytearray(1 << 40)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
     @property
     def _learning_rate(self) -> float:
