@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from alerts import build
 from alerts.alertmanager import Routing
-from alerts.thresholds import Thresholds
+from alerts.thresholds import Thresholds, duration
 from exporters.access.tokens import LOCAL_FILE
 from exporters.api.models import Alert, AlertList
 from exporters.runs import RunStatus
@@ -50,10 +50,10 @@ class Surroundings(NamedTuple):
 class Stack:
     """Service, Prometheus and Alertmanager, living as long as the `with` block.
 
-    Everything they write is below `directory`; `recordings` is where trainings are to record. Scrape and
-    evaluation intervals are a second. `simulate_gpus` is what `trainvitals serve` takes: `1:xid79` for
-    example, `0` for the real ones. With `surroundings` there is no service but those that `node` starts.
-    Entering raises ChildError.
+    Everything they write is below `directory`; `recordings` is where trainings are to record. Everything is
+    scraped, and rules are evaluated, every `interval_seconds`. `simulate_gpus` is what `trainvitals serve`
+    takes: `1:xid79` for example, `0` for the real ones. With `surroundings` there is no service but those
+    that `node` starts. Entering raises ChildError.
     """
 
     def __init__(
@@ -63,10 +63,11 @@ class Stack:
         *,
         simulate_gpus: str = "0",
         surroundings: Surroundings | None = None,
+        interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
         self.service_url = self.prometheus_url = self.alertmanager_url = ""
         self._directory = directory
-        self._thresholds = replace(thresholds, evaluation_interval_seconds=INTERVAL_SECONDS)
+        self._thresholds = replace(thresholds, evaluation_interval_seconds=interval_seconds)
         self._surroundings = surroundings
         self._children: list[Child] = []
         self._nodes: list[Node] = []
@@ -267,7 +268,7 @@ class Stack:
             }
         ]
         config: dict[str, Any] = {
-            "global": {"scrape_interval": f"{INTERVAL_SECONDS}s"},
+            "global": {"scrape_interval": duration(self._thresholds.evaluation_interval_seconds)},
             "rule_files": [str(self._rules / "*.yaml")],
             "scrape_configs": jobs,
             "alerting": {"alertmanagers": [{"static_configs": alertmanager}]},
