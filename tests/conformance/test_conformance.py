@@ -67,7 +67,8 @@ def test_a_single_process_tells_what_was_computed_by_hand(trainer: str, tmp_path
     assert "cross_entropy" in kinds
 
 
-@pytest.mark.parametrize("trainer", quick("plain", of=TRAINERS))
+@pytest.mark.long
+@pytest.mark.parametrize("trainer", TRAINERS)
 def test_two_ranks_together_tell_what_was_computed_by_hand(trainer: str, tmp_path: Path) -> None:
     ranks = train(trainer, 2, tmp_path)
     assert [(each.static.rank, each.static.world_size) for each in ranks] == [(0, 2), (1, 2)]

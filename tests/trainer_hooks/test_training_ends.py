@@ -171,14 +171,19 @@ def test_a_lack_of_memory_that_a_watched_loop_survives_is_counted(tmp_path: Path
 
 CRASHES_IN_ONE_RANK = """
 import sys, time
+from pathlib import Path
 from trainer_hooks.monitor import Monitor
 
+other_has_trained = Path(__file__).with_suffix(".trained")
 monitor = Monitor(directory=sys.argv[1])
 for _ in range(3):
     with monitor.step():
         pass
 if monitor._recorder.static.rank == 1:
+    while not other_has_trained.exists():
+        time.sleep(0.01)
     raise ZeroDivisionError
+other_has_trained.touch()
 time.sleep(300)
 """
 
