@@ -12,8 +12,6 @@ saw tooth, and from one half of it to the next nothing, for only the highest poi
 
 from __future__ import annotations
 
-from textwrap import indent
-
 from alerts.lifecycle import START, UNFINISHED
 from alerts.rules import AlertRule, Group, RecordingRule
 from alerts.thresholds import Thresholds, duration
@@ -37,6 +35,9 @@ FREE = _of_run(catalog.TRAINING_CHECKPOINT_VOLUME_FREE_BYTES)
 # By how much the most that was free in the time before exceeds the most of now.
 TAKEN = "run:training_checkpoint_volume_taken_bytes:max"
 
+# How many writes have failed in the newest attempt so far.
+FAILED = "run:training_checkpoints_failed:max"
+
 _RUN = "on (cluster, run)"
 
 
@@ -56,7 +57,7 @@ def checkpoint(thresholds: Thresholds) -> Group:
         "checkpoint",
         (
             *_stale(thresholds),
-            _failed(thresholds),
+            *_failed(thresholds),
             _slow(thresholds),
             *_volume(thresholds),
         ),
@@ -97,19 +98,19 @@ def _stale(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
     )
 
 
-def _failed(thresholds: Thresholds) -> AlertRule:
+def _failed(thresholds: Thresholds) -> tuple[RecordingRule, AlertRule]:
     """Also of an attempt that met it before its first scrape, which `increase()` does not see.
 
     All that such an attempt has counted happened since its start.
     """
     told = duration(thresholds.checkpoint_failed_told_seconds)
     failed = f'{catalog.TRAINING_CHECKPOINTS_TOTAL}{{result="failed"}}'
-    return AlertRule(
+    alert = AlertRule(
         TRAINING_CHECKPOINT_FAILED,
         f"max by (cluster, run) (round(increase({failed}[{told}]))) > 0\n"
         "  or\n"
         "(\n"
-        f"{indent(_of_nodes_not_over(failed), '  ')} > 0\n"
+        f"  {FAILED} > 0\n"
         f"    and {_RUN}\n"
         f"  time() - {START} < {thresholds.checkpoint_failed_told_seconds}\n"
         ")",
@@ -121,6 +122,7 @@ def _failed(thresholds: Thresholds) -> AlertRule:
         "since its last good checkpoint is lost if it ends now, and the next write may fail for the same "
         "reason.",
     )
+    return RecordingRule(FAILED, _of_nodes_not_over(failed)), alert
 
 
 def _slow(thresholds: Thresholds) -> AlertRule:

@@ -25,18 +25,22 @@ NODE_MEMORY_TOTAL = "node_memory_MemTotal_bytes"
 RESERVED_RATIO = f"rank:{catalog.TRAINING_CUDA_MEMORY_RESERVED_BYTES.name.removesuffix('_bytes')}:ratio"
 
 
+# How many out-of-memory errors the newest attempt has met so far.
+OUT_OF_MEMORY = f"run:{catalog.TRAINING_OOM_TOTAL.name.removesuffix('_total')}:sum"
+
+
 def memory(thresholds: Thresholds) -> Group:
     return Group(
         "memory",
         (
-            _out_of_memory(thresholds),
+            *_out_of_memory(thresholds),
             *_predicted(thresholds),
             *_of_hosts(thresholds),
         ),
     )
 
 
-def _out_of_memory(thresholds: Thresholds) -> AlertRule:
+def _out_of_memory(thresholds: Thresholds) -> tuple[RecordingRule, AlertRule]:
     """Also of an attempt that met it before its first scrape, which `increase()` does not see.
 
     All that such an attempt has counted happened since its start. A node on which an earlier one has ended
@@ -44,18 +48,22 @@ def _out_of_memory(thresholds: Thresholds) -> AlertRule:
     """
     told = duration(thresholds.oom_told_seconds)
     ooms = catalog.TRAINING_OOM_TOTAL
-    return AlertRule(
+    so_far = RecordingRule(
+        OUT_OF_MEMORY,
+        "sum by (cluster, run) (\n"
+        "  max by (cluster, run, rank) (\n"
+        f"    {ooms}\n"
+        "      unless on (cluster, instance, run)\n"
+        f"    ({catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS} < on (cluster, run) group_left () {START})\n"
+        "  )\n"
+        ")",
+    )
+    alert = AlertRule(
         TRAINING_OUT_OF_MEMORY,
         f"sum by (cluster, run) (max by (cluster, run, rank) (round(increase({ooms}[{told}])))) > 0\n"
         "  or\n"
         "(\n"
-        "  sum by (cluster, run) (\n"
-        "    max by (cluster, run, rank) (\n"
-        f"      {ooms}\n"
-        "        unless on (cluster, instance, run)\n"
-        f"      ({catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS} < on (cluster, run) group_left () {START})\n"
-        "    )\n"
-        "  ) > 0\n"
+        f"  {OUT_OF_MEMORY} > 0\n"
         "    and on (cluster, run)\n"
         f"  time() - {START} < {thresholds.oom_told_seconds}\n"
         ")",
@@ -66,6 +74,7 @@ def _out_of_memory(thresholds: Thresholds) -> AlertRule:
         description=f"Out-of-memory errors within {told}: {{{{ $value | humanize }}}}. Unless its trainer "
         "goes on with less, the rank that met one ends the run.",
     )
+    return so_far, alert
 
 
 def _predicted(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:

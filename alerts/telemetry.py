@@ -14,7 +14,7 @@ a whole.
 from __future__ import annotations
 
 from alerts.lifecycle import UNFINISHED
-from alerts.rules import AlertRule, Group
+from alerts.rules import AlertRule, Group, RecordingRule
 from alerts.thresholds import Thresholds, duration
 from exporters import catalog
 from exporters.catalog import Metric
@@ -37,6 +37,12 @@ PROMETHEUS_MISSED_ITERATIONS = "PrometheusMissedIterations"
 PROMETHEUS_SCRAPE_SLOW = "PrometheusScrapeSlow"
 ALERTMANAGER_NOTIFICATIONS_FAILING = "AlertmanagerNotificationsFailing"
 
+# How often what a service has written began anew within the time in which restarts are counted.
+RESTARTS = f"node:{catalog.HISTORY_STEPS_TOTAL.name.removesuffix('_total')}:resets"
+# What was counted so far: of the history since the service's start, of the hook in the newest attempt.
+HISTORY_LOST = f"node:{catalog.HISTORY_LOST_STEPS_TOTAL.name.removesuffix('_total')}:max"
+HOOK_ERRORS = f"rank:{catalog.HOOK_ERRORS_TOTAL.name.removesuffix('_total')}:max"
+
 _SERVICE = "(cluster, instance)"
 _RANK = "(cluster, run, rank)"
 
@@ -53,15 +59,15 @@ def telemetry(thresholds: Thresholds) -> Group:
     )
 
 
-def _grown(counter: Metric, labels: str, window: str) -> tuple[str, str]:
-    """By how much the counter grew within the window; and of one born within it, its value."""
+def _grown(counter: Metric, so_far: str, labels: str, window: str) -> tuple[str, str]:
+    """By how much the counter grew within the window; and of one born within it, what is recorded of it."""
     return (
         f"max by {labels} (round(increase({counter}[{window}]))) > 0",
-        f"max by {labels} ({counter}) > 0 unless on {labels} {counter} offset {window}",
+        f"{so_far} > 0 unless on {labels} {counter} offset {window}",
     )
 
 
-def _service(thresholds: Thresholds) -> tuple[AlertRule, ...]:
+def _service(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
     up = f'up{{job="{thresholds.job}"}}'
     down_for = duration(thresholds.service_down_for_seconds)
     restarts = duration(thresholds.service_restarts_window_seconds)
@@ -83,10 +89,10 @@ def _service(thresholds: Thresholds) -> tuple[AlertRule, ...]:
         ),
         # The service publishes no start time. What it has written into its history begins anew with it, but
         # stays at 0 while nothing trains; and a start that takes long enough fails a scrape.
+        RecordingRule(RESTARTS, f"max by {_SERVICE} (resets({catalog.HISTORY_STEPS_TOTAL}[{restarts}]))"),
         AlertRule(
             TRAINING_SERVICE_RESTARTING,
-            f"max by {_SERVICE} (resets({catalog.HISTORY_STEPS_TOTAL}[{restarts}]))"
-            f" > {thresholds.service_restarts}\n"
+            f"{RESTARTS} > {thresholds.service_restarts}\n"
             "  or\n"
             f"ceil(max by {_SERVICE} (changes({up}[{restarts}])) / 2) > {thresholds.service_restarts}",
             at_once="The restarts of half an hour are counted.",
@@ -166,10 +172,10 @@ def _service(thresholds: Thresholds) -> tuple[AlertRule, ...]:
     )
 
 
-def _recordings_and_history(thresholds: Thresholds) -> tuple[AlertRule, ...]:
+def _recordings_and_history(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
     skipped = f"max by (cluster, instance, reason) ({catalog.RECORDINGS_SKIPPED})"
     lost_window = duration(thresholds.history_lost_window_seconds)
-    lost, lost_at_first = _grown(catalog.HISTORY_LOST_STEPS_TOTAL, _SERVICE, lost_window)
+    lost, lost_at_first = _grown(catalog.HISTORY_LOST_STEPS_TOTAL, HISTORY_LOST, _SERVICE, lost_window)
     failing_for = duration(thresholds.history_failing_for_seconds)
     return (
         AlertRule(
@@ -196,6 +202,7 @@ def _recordings_and_history(thresholds: Thresholds) -> tuple[AlertRule, ...]:
             f"{duration(thresholds.recordings_volume_for_seconds)}: a training that starts now may be "
             "recorded on a slower disk, or not at all, and those that run may lose events.",
         ),
+        RecordingRule(HISTORY_LOST, f"max by {_SERVICE} ({catalog.HISTORY_LOST_STEPS_TOTAL})"),
         # What cannot be read cannot be written into the history either: the alert above tells of it.
         AlertRule(
             TELEMETRY_HISTORY_FAILING,
@@ -221,11 +228,12 @@ def _recordings_and_history(thresholds: Thresholds) -> tuple[AlertRule, ...]:
     )
 
 
-def _hook(thresholds: Thresholds) -> tuple[AlertRule, ...]:
+def _hook(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
     window = duration(thresholds.hook_window_seconds)
-    errors, errors_at_first = _grown(catalog.HOOK_ERRORS_TOTAL, _RANK, window)
+    errors, errors_at_first = _grown(catalog.HOOK_ERRORS_TOTAL, HOOK_ERRORS, _RANK, window)
     unfinished = f"  and on (cluster, run)\n{UNFINISHED}"
     return (
+        RecordingRule(HOOK_ERRORS, f"max by {_RANK} ({catalog.HOOK_ERRORS_TOTAL})"),
         AlertRule(
             TELEMETRY_HOOK_ERRORS,
             f"(\n  {errors}\n    or\n  {errors_at_first}\n)\n{unfinished}",

@@ -8,13 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from alerts.thresholds import duration
-from dashboards import foundation
-from dashboards.panels import GROUND, DataLink, Override, Query, TimeSeries, dashed_limit, limit
-
-_TRAINING_OF_SERIES = DataLink(
-    "Training of ${__field.labels.run}",
-    f"/d/{foundation.UID}?var-run=${{__field.labels.run}}&{foundation.KEEP_CHOICES}",
-)
+from dashboards import links
+from dashboards.panels import GROUND, Override, Query, TimeSeries, dashed_limit, limit
 
 
 def judged(
@@ -48,7 +43,7 @@ def judged(
         threshold_line=limit_at is not None,
         value_texts=value_texts or {},
         overrides=[*overrides, *dashes],
-        data_links=[_TRAINING_OF_SERIES] if any("{{run}}" in query.legend for query in queries) else [],
+        data_links=[links.to_run()] if any("{{run}}" in query.legend for query in queries) else [],
     )
 
 

@@ -1,4 +1,4 @@
-"""Alerts: what fires now, and for every alert the quantity it judges beside its limit.
+"""Alerts and telemetry health: what fires, whether it is told, and for every alert what it judges.
 
 An alert's link opens its panel, by the id that alerts/rules.py makes of the alert's name.
 """
@@ -11,30 +11,31 @@ from typing import NamedTuple
 import attr
 
 from alerts import build, telemetry
-from alerts.rules import ALERTS_DASHBOARD, AlertRule, Group
+from alerts.rules import AlertRule, Group
 from alerts.thresholds import Thresholds, duration
 from dashboards import (
     checkpoint_alerts,
-    foundation,
+    colors,
+    events,
     gpu_health_alerts,
     lifecycle_alerts,
+    links,
     loss_alerts,
     memory_alerts,
     telemetry_alerts,
+    telemetry_health,
     throughput_alerts,
 )
 from dashboards.dashboard import Dashboard, Shelf, stack
-from dashboards.panels import DataLink, DataPanel, Override, Query, Stat, Table
+from dashboards.events import ALERTS, FIRING, TELLS_SOMEBODY
+from dashboards.panels import DataPanel, Query, Stat, Text, colored_names
+from dashboards.tables import Table, colored_words, linked
+from dashboards.timelines import StateTimeline
 from dashboards.variables import VARIABLES, of_alerts
 
-UID = ALERTS_DASHBOARD
-# What Prometheus makes of every alert, its state as a label; and since when its condition holds.
-ALERTS = "ALERTS"
+UID = links.ALERTS
+# Since when the condition of an alert holds.
 ALERTS_FOR_STATE = "ALERTS_FOR_STATE"
-
-_FIRING = 'alertstate="firing"'
-_TELLS_SOMEBODY = 'severity!="none"'
-_SEVERITY_COLORS = {"critical": "red", "warning": "orange", "info": "blue"}
 
 
 class GroupPanels(NamedTuple):
@@ -87,16 +88,8 @@ def _names(alert: AlertRule) -> str:
 
 
 def firing() -> Table:
-    held = f"time() - {of_alerts(ALERTS_FOR_STATE, _TELLS_SOMEBODY)}"
-    fires = of_alerts(ALERTS, _FIRING, _TELLS_SOMEBODY)
-    run = DataLink(
-        "Training of ${__value.text}",
-        f"/d/{foundation.UID}?var-run=${{__value.text}}&{foundation.KEEP_CHOICES}",
-    )
-    severities = {
-        severity: {"text": severity, "color": color, "index": place}
-        for place, (severity, color) in enumerate(_SEVERITY_COLORS.items())
-    }
+    held = f"time() - {of_alerts(ALERTS_FOR_STATE, TELLS_SOMEBODY)}"
+    fires = of_alerts(ALERTS, FIRING, TELLS_SOMEBODY)
     return Table.of_series(
         title="What fires now",
         description=(
@@ -119,15 +112,8 @@ def firing() -> Table:
         unit="s",
         no_value="nothing fires",
         overrides=[
-            Override(
-                "byName",
-                "Severity",
-                {
-                    "mappings": [{"type": "value", "options": severities}],
-                    "custom.cellOptions": {"type": "color-text"},
-                },
-            ),
-            Override("byName", "Run", {"links": [run._asdict()]}),
+            colored_words("Severity", colors.SEVERITIES),
+            linked("Run", links.to_run(links.CELL)),
         ],
     )
 
@@ -145,19 +131,39 @@ def firing_by_severity() -> Stat:
         no_value="none",
         targets=[
             Query(
-                expr=f"count by (severity) ({of_alerts(ALERTS, _FIRING, _TELLS_SOMEBODY)})",
+                expr=f"count by (severity) ({of_alerts(ALERTS, FIRING, TELLS_SOMEBODY)})",
                 legend="{{severity}}",
             )
         ],
+        colored=True,
+        overrides=colored_names(colors.SEVERITIES),
     )
 
 
-def dashboard() -> Dashboard:
-    """With the figures that are shipped.
+def history() -> StateTimeline:
+    fires = of_alerts(ALERTS, FIRING, TELLS_SOMEBODY)
+    waits = of_alerts(ALERTS, 'alertstate="pending"', TELLS_SOMEBODY)
+    return StateTimeline(
+        title="What fired when",
+        description=(
+            "By alert, of whatever run or machine: when its condition began to hold, and when it fired. "
+            "Bands that begin together mostly have one cause: the first to begin is the one to look at. One "
+            "that waits again and again without firing is near its limit, and one that never rests is not "
+            "acted on."
+        ),
+        targets=[
+            Query(
+                expr=f"2 * max by (alertname) ({fires}) or max by (alertname) ({waits})",
+                legend="{{alertname}}",
+            )
+        ],
+        value_texts={1: Text("waits", colors.WARNING), 2: Text("fires", colors.BAD)},
+        no_value="nothing fired",
+    )
 
-    Raises ValueError for an alert without a panel and for a panel without an alert.
-    """
-    thresholds = Thresholds()
+
+def dashboard(thresholds: Thresholds) -> Dashboard:
+    """Raises ValueError for an alert without a panel and for a panel without an alert."""
     rows = []
     for group in build.groups(thresholds):
         panels = panels_of(group, thresholds)
@@ -168,14 +174,18 @@ def dashboard() -> Dashboard:
             rows.append(Shelf(GROUPS[group.name].heading, slots, height=10, collapsed=True))
     return Dashboard(
         uid=UID,
-        title="Alerts",
+        title="Alerts and telemetry health",
         description=(
-            "What fires now, and below, a group of rules in each row, for every alert what it judges beside "
-            "its limit. A link in an alert opens its panel."
+            "What fires now, whether it would be told, and whether the telemetry is sound; and below, a "
+            "group of rules in each row, for every alert what it judges beside its limit. A link in an "
+            "alert opens its panel."
         ),
         variables=VARIABLES,
+        events=events.of_runs(),
         panels=stack(
-            Shelf("What fires now", [(firing(), 16), (firing_by_severity(), 4), (watchdog, 4)], height=10),
+            Shelf("What fires?", [(firing(), 16), (firing_by_severity(), 4), (watchdog, 4)], height=9),
+            Shelf("Since when?", [(history(), 24)]),
+            *telemetry_health.shelves(thresholds),
             *rows,
         ),
     )

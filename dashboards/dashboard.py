@@ -110,20 +110,22 @@ class LabelVariable:
     """A choice among the values of a label; more than one may be chosen, and at first all, or `default`.
 
     `all_value` is the regular expression behind "All": `.+` leaves out series without the label, `.*` keeps
-    them.
+    them. Of a `single` one a value alone can be chosen, at first the first.
     """
 
     name: str
     query: str
     default: str | None = None
     all_value: str = ".+"
+    single: bool = False
+    label: str = ""
 
     def to_json_data(self) -> Json:
         chosen = (self.default, self.default) if self.default else ("All", "$__all")
         return {
             "type": "query",
             "name": self.name,
-            "label": self.name.capitalize(),
+            "label": self.label or self.name.capitalize(),
             "datasource": DATASOURCE,
             "definition": self.query,
             "query": {
@@ -135,11 +137,44 @@ class LabelVariable:
             "refresh": 2,
             "sort": 1,
             "hide": 0,
-            "multi": True,
-            "includeAll": True,
-            "allValue": self.all_value,
+            "multi": not self.single,
+            "includeAll": not self.single,
+            "allValue": None if self.single else self.all_value,
             "options": [],
-            "current": {"selected": True, "text": [chosen[0]], "value": [chosen[1]]},
+            "current": {} if self.single else {"selected": True, "text": [chosen[0]], "value": [chosen[1]]},
+        }
+
+
+@attr.frozen(kw_only=True)
+class Annotation:
+    """Moments and spans of a query, drawn over all panels with a time axis; at the top it can be hidden.
+
+    `title` and `text` are Grafana's templates, `{{run}}` for the label run. With `at_value` an event lies at
+    the time its value says, in unix milliseconds; else wherever the value is above 0.
+    """
+
+    name: str
+    expr: str
+    color: str
+    title: str
+    text: str = ""
+    tags: Sequence[str] = ()
+    at_value: bool = False
+    enabled: bool = True
+
+    def to_json_data(self) -> Json:
+        return {
+            "name": self.name,
+            "datasource": DATASOURCE,
+            "enable": self.enabled,
+            "hide": False,
+            "iconColor": self.color,
+            "expr": self.expr,
+            "target": {"expr": self.expr, "refId": "Anno", "datasource": DATASOURCE},
+            "titleFormat": self.title,
+            "textFormat": self.text,
+            "tagKeys": ",".join(self.tags),
+            "useValueForTime": self.at_value,
         }
 
 
@@ -152,6 +187,7 @@ class Dashboard(core.Dashboard):
     description: str
     panels: list[Row | DataPanel]
     variables: Sequence[DatasourceVariable | LabelVariable]
+    events: Sequence[Annotation] = ()
     tags: list[str] = attr.ib(factory=list)
 
     def to_json_data(self) -> Json:
@@ -172,7 +208,7 @@ class Dashboard(core.Dashboard):
                 "time": {"from": "now-6h", "to": "now"},
                 "timepicker": {"refresh_intervals": ["10s", "30s", "1m", "5m", "15m", "1h"]},
                 "templating": {"list": self.variables},
-                "annotations": {"list": []},
+                "annotations": {"list": self.events},
                 "links": [_LINK_TO_THE_OTHERS],
                 "panels": numbered.panels,
             }

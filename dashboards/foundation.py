@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from alerts.thresholds import Thresholds
+from dashboards import events, links
 from dashboards.dashboard import Dashboard, Shelf, stack
-from dashboards.panels import (
-    Column,
-    DataLink,
-    Query,
-    Stat,
-    Table,
-    TimeSeries,
-    dashed_steps,
-    limit,
-)
+from dashboards.panels import Query, Stat, TimeSeries, dashed_steps, limit
+from dashboards.tables import Column, Table
 from dashboards.variables import VARIABLES, of_node, of_other_exporter, of_run
 from exporters import catalog
 
-UID = "trainvitals-foundation"
-# Where the alert GPUMemoryHigh begins.
-GPU_MEMORY_HIGH_PERCENT = round(100 * Thresholds().gpu_memory_ratio)
+UID = links.FOUNDATION
 
 # cAdvisor's metrics, which the kubelet publishes for every container.
 CONTAINER_CPU_USAGE_SECONDS_TOTAL = "container_cpu_usage_seconds_total"
@@ -33,20 +24,6 @@ CADVISOR_METRICS = (
 # A container's name is empty on the sums cAdvisor adds for the whole pod: they would count everything twice.
 _SERVICE_CONTAINERS = ('pod=~"training-service.*"', 'container!=""')
 
-# What a link to a dashboard keeps, but for the run.
-KEEP_CHOICES = (
-    "${datasource:queryparam}&${cluster:queryparam}&${job:queryparam}&${instance:queryparam}"
-    "&${__url_time_range}"
-)
-
-
-def _only_this_run(run: str) -> DataLink:
-    return DataLink(f"Show only {run}", f"/d/{UID}?var-run={run}&{KEEP_CHOICES}")
-
-
-RUN_OF_SERIES = _only_this_run("${__field.labels.run}")
-RUN_OF_ROW = _only_this_run("${__value.text}")
-
 
 def epoch() -> Stat:
     return Stat(
@@ -59,7 +36,7 @@ def epoch() -> Stat:
         unit="none",
         decimals=2,
         targets=[Query(expr=of_run(catalog.TRAINING_EPOCH_CURRENT), legend="{{run}}")],
-        data_links=[RUN_OF_SERIES],
+        data_links=[links.to_run()],
     )
 
 
@@ -78,7 +55,7 @@ def loss() -> TimeSeries:
             Query(expr=of_run(catalog.VALIDATION_LOSS), legend="{{run}} validation"),
         ],
         overrides=[dashed_steps("B")],
-        data_links=[RUN_OF_SERIES],
+        data_links=[links.to_run()],
     )
 
 
@@ -91,13 +68,12 @@ def accuracy_and_perplexity() -> Table:
             "with the same tokenizer only. What is not reported the trainer does not log; for perplexity it "
             "may also be that the loss is not plain cross-entropy."
         ),
-        label="run",
-        label_title="Run",
+        labels={"run": "Run"},
         columns=[
             Column("Accuracy", of_run(catalog.TRAINING_ACCURACY), "percentunit", 1),
             Column("Perplexity", of_run(catalog.TRAINING_PERPLEXITY), "short", 2),
         ],
-        data_links=[RUN_OF_ROW],
+        data_links=[links.to_run(links.CELL)],
     )
 
 
@@ -120,7 +96,7 @@ def micro_batches() -> TimeSeries:
                 legend="{{run}} rank {{rank}}",
             )
         ],
-        data_links=[RUN_OF_SERIES],
+        data_links=[links.to_run()],
     )
 
 
@@ -140,7 +116,7 @@ def data_loading() -> TimeSeries:
             Query(expr=of_run(catalog.TRAINING_DATA_LOADING_TIME_SECONDS), legend="{{run}} waiting"),
             Query(expr=of_run(catalog.TRAINING_PREPROCESSING_TIME_SECONDS), legend="{{run}} preprocessing"),
         ],
-        data_links=[RUN_OF_SERIES],
+        data_links=[links.to_run()],
     )
 
 
@@ -162,7 +138,8 @@ def gpu_utilization() -> TimeSeries:
     )
 
 
-def gpu_memory() -> TimeSeries:
+def gpu_memory(thresholds: Thresholds) -> TimeSeries:
+    high = round(100 * thresholds.gpu_memory_ratio, 6)
     used = of_node(catalog.NVIDIA_GPU_MEMORY_USED_BYTES)
     total = of_node(catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES)
     # Named labels, so that one that differs between the two cannot silence the panel, and neither can a GPU
@@ -172,7 +149,7 @@ def gpu_memory() -> TimeSeries:
         title="GPU memory",
         description=(
             "Device memory in use, in percent of what the GPU has. The red line at "
-            f"{GPU_MEMORY_HIGH_PERCENT} % is where the alert GPUMemoryHigh begins to count. Frameworks keep "
+            f"{high:g} % is where the alert GPUMemoryHigh begins to count. Frameworks keep "
             "what they once took, so a high level line can be healthy; a line that still climbs ends in an "
             "out-of-memory error: smaller micro-batches with more accumulation, shorter sequences, or "
             "gradient checkpointing."
@@ -180,7 +157,7 @@ def gpu_memory() -> TimeSeries:
         unit="percent",
         minimum=0,
         maximum=100,
-        thresholds=limit(GPU_MEMORY_HIGH_PERCENT),
+        thresholds=limit(high),
         threshold_line=True,
         legend_values=("lastNotNull", "mean", "max"),
         targets=[
@@ -243,7 +220,7 @@ def container_memory() -> TimeSeries:
     )
 
 
-def dashboard() -> Dashboard:
+def dashboard(thresholds: Thresholds) -> Dashboard:
     return Dashboard(
         uid=UID,
         title="Foundation Model Training",
@@ -252,10 +229,13 @@ def dashboard() -> Dashboard:
             "Choose a run above, or click a line."
         ),
         variables=VARIABLES,
+        events=events.of_runs(),
         panels=stack(
             Shelf("Does it learn?", [(epoch(), 4), (loss(), 12), (accuracy_and_perplexity(), 8)], height=10),
             Shelf("Does it move?", [(micro_batches(), 12), (data_loading(), 12)], height=10),
-            Shelf("Are the GPUs busy, and does it fit?", [(gpu_utilization(), 12), (gpu_memory(), 12)]),
+            Shelf(
+                "Are the GPUs busy, and does it fit?", [(gpu_utilization(), 12), (gpu_memory(thresholds), 12)]
+            ),
             Shelf("The service's containers", [(container_cpu(), 12), (container_memory(), 12)]),
         ),
     )

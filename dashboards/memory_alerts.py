@@ -39,7 +39,7 @@ def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
                     legend=f"{{{{run}}}} within {told}",
                 ),
                 Query(
-                    expr=f"sum by (cluster, run) (max by (cluster, run, rank) ({ooms}))",
+                    expr=of_recorded(memory.OUT_OF_MEMORY),
                     legend="{{run}} in this attempt",
                 ),
             ],

@@ -2,9 +2,9 @@
 
 grafanalib 0.7.1 alone writes keys that Grafana dropped long ago, the string "null" in thresholds, and empty
 threshold lists, which newer tables refuse. The classes here write what Grafana 10.2 and later read.
-The house style of panels (data source, colours, lines, legends, tooltips) stands here and nowhere else, that
-of whole dashboards in dashboard.py; a dashboard file says only what it shows. What must not be forgotten
-(description, unit, a query) is a required argument.
+The house style of panels (data source, lines, legends, tooltips) stands here and in tables.py, timelines.py
+and trend.py, that of whole dashboards in dashboard.py, and what colours mean in colors.py; a dashboard file
+says only what it shows. What must not be forgotten (description, unit, a query) is a required argument.
 """
 
 from __future__ import annotations
@@ -15,13 +15,9 @@ from typing import Any, Literal, NamedTuple
 import attr
 from grafanalib import core
 
-# Narrower than Grafana's own, so that names keep the room on a small screen.
-NUMBER_COLUMN_PIXELS = 96
-DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+from dashboards.colors import BAD, BY_NUMBER, GOOD, NONE, WARNING
 
-NEUTRAL = "text"
-GOOD = "green"
-BAD = "red"
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 Json = dict[str, Any]
 
@@ -38,12 +34,29 @@ GROUND = Threshold(GOOD, None)
 
 
 def limit(value: float) -> list[Threshold]:
-    """A red line at `value`, in the panel's unit, and no colour below it."""
-    return [Threshold("transparent", None), Threshold(BAD, value)]
+    """A line at `value`, in the panel's unit, in the colour of what is bad, and no colour below it."""
+    return [Threshold(NONE, None), Threshold(BAD, value)]
+
+
+def falling(warning: float, bad: float) -> list[Threshold]:
+    """Good from `warning` up, bad below `bad`, in the panel's unit."""
+    return [Threshold(BAD, None), Threshold(WARNING, bad), Threshold(GOOD, warning)]
+
+
+def rising(warning: float, bad: float) -> list[Threshold]:
+    """Good below `warning`, bad from `bad` up, in the panel's unit."""
+    return [Threshold(GOOD, None), Threshold(WARNING, warning), Threshold(BAD, bad)]
+
+
+class Text(NamedTuple):
+    """What a number stands for, and the colour of that."""
+
+    text: str
+    color: str | None = None
 
 
 class DataLink(NamedTuple):
-    """A link on a series or a cell; Grafana fills in `${__field.labels.run}` and the like."""
+    """A link on a series or a cell; links.py makes those to our dashboards."""
 
     title: str
     url: str
@@ -53,23 +66,28 @@ class DataLink(NamedTuple):
 class Query:
     """One PromQL query of a panel; its reference (A, B, …) is its place in the panel.
 
-    `legend` is Grafana's template, `{{run}}` for the label run. A table query is instant: one row a series.
+    `legend` is Grafana's template, `{{run}}` for the label run. An instant query asks for the newest value
+    only. A table gets the labels as columns, a heatmap buckets by their label le. `exemplar` asks for
+    exemplars too.
     """
 
     expr: str
     legend: str = "__auto"
-    table: bool = False
+    instant: bool = False
+    format: Literal["time_series", "table", "heatmap"] = "time_series"
+    exemplar: bool = False
 
     def to_json_data(self, reference: str) -> Json:
         return {
             "datasource": DATASOURCE,
             "editorMode": "code",
+            "exemplar": self.exemplar,
             "expr": self.expr,
             "refId": reference,
             "legendFormat": self.legend,
-            "format": "table" if self.table else "time_series",
-            "instant": self.table,
-            "range": not self.table,
+            "format": self.format,
+            "instant": self.instant,
+            "range": not self.instant,
         }
 
 
@@ -77,7 +95,7 @@ class Query:
 class Override:
     """Properties for the fields that a matcher finds, such as those of one query."""
 
-    matcher: Literal["byFrameRefID", "byName"]
+    matcher: Literal["byFrameRefID", "byName", "byRegexp"]
     argument: str
     properties: Mapping[str, Any]
 
@@ -88,28 +106,67 @@ class Override:
         }
 
 
+_DASHES = {"custom.lineStyle": {"fill": "dash", "dash": [8, 6]}}
+
+
+def _fixed(color: str) -> Json:
+    return {"color": {"mode": "fixed", "fixedColor": color}}
+
+
 def dashed_limit(reference: str) -> Override:
-    """Draw one query's series as dashed red lines: a limit that moves."""
-    return Override(
-        "byFrameRefID",
-        reference,
-        {
-            "custom.lineStyle": {"fill": "dash", "dash": [8, 6]},
-            "color": {"mode": "fixed", "fixedColor": BAD},
-        },
-    )
+    """Draw one query's series as dashes in the colour of what is bad: a limit that moves."""
+    return Override("byFrameRefID", reference, {**_DASHES, **_fixed(BAD)})
 
 
 def dashed_steps(reference: str) -> Override:
     """Draw one query's series as dashed steps: values that hold until the next, such as an evaluation's."""
-    return Override(
-        "byFrameRefID",
-        reference,
-        {
-            "custom.lineStyle": {"fill": "dash", "dash": [8, 6]},
-            "custom.lineInterpolation": "stepAfter",
-        },
-    )
+    return Override("byFrameRefID", reference, {**_DASHES, "custom.lineInterpolation": "stepAfter"})
+
+
+def dashed(reference: str, color: str) -> Override:
+    """Draw one query's series as dashes in a colour: what the others are held against."""
+    return Override("byFrameRefID", reference, {**_DASHES, **_fixed(color)})
+
+
+def colored(reference: str, color: str) -> Override:
+    """Draw one query's series in a colour."""
+    return Override("byFrameRefID", reference, _fixed(color))
+
+
+def colored_names(colors: Mapping[str, str]) -> list[Override]:
+    """Draw the series of these names, as their legends have them, each in its colour."""
+    return [Override("byName", name, _fixed(color)) for name, color in colors.items()]
+
+
+def colored_numbers(word: str) -> list[Override]:
+    """Draw the series of legends such as "GPU 3 on n1" in the colour of the number after `word`.
+
+    There are eight colours; from the ninth on they begin anew.
+    """
+    count = len(BY_NUMBER)
+    return [
+        Override("byRegexp", rf"/\b{word} ({_numbers_like(rest, count)})\b/", _fixed(color))
+        for rest, color in enumerate(BY_NUMBER)
+    ]
+
+
+def _numbers_like(rest: int, count: int) -> str:
+    return "|".join(str(number) for number in range(rest, 4 * count, count))
+
+
+def unit_of(reference: str, unit: str, axis_label: str | None = None) -> Override:
+    """Give one query's series a unit of its own, and with `axis_label` an axis at the right."""
+    axis = {"custom.axisPlacement": "right", "custom.axisLabel": axis_label} if axis_label else {}
+    return Override("byFrameRefID", reference, {"unit": unit, **axis})
+
+
+def band(lower: str, upper: str, color: str) -> list[Override]:
+    """Fill the space between the series of two names, as their legends have them."""
+    line = {"custom.lineWidth": 0, **_fixed(color)}
+    return [
+        Override("byName", upper, {**line, "custom.fillBelowTo": lower, "custom.fillOpacity": 25}),
+        Override("byName", lower, {**line, "custom.fillOpacity": 0}),
+    ]
 
 
 @attr.s(auto_attribs=True, kw_only=True)
@@ -133,7 +190,7 @@ class DataPanel(core.Panel):
     color_mode: str = "palette-classic"
     thresholds: list[Threshold] = attr.ib(factory=lambda: [GROUND], validator=attr.validators.min_len(1))
     overrides: Sequence[Override] = ()
-    value_texts: Mapping[int, str] = attr.ib(factory=dict)
+    value_texts: Mapping[int, str | Text] = attr.ib(factory=dict)
     data_links: Sequence[DataLink] = ()
     # Not to be given: what the layer cannot say belongs into the layer.
     extraJson: None = attr.ib(default=None, init=False)  # noqa: N815 - grafanalib's name
@@ -167,7 +224,7 @@ class DataPanel(core.Panel):
                         "mode": "absolute",
                         "steps": [step._asdict() for step in self.thresholds],
                     },
-                    "mappings": _mappings(self.value_texts),
+                    "mappings": mappings(self.value_texts),
                     "links": [link._asdict() for link in self.data_links],
                     "custom": self.custom_field_options(),
                 },
@@ -176,185 +233,122 @@ class DataPanel(core.Panel):
         }
 
 
-def _mappings(value_texts: Mapping[int, str]) -> list[Json]:
-    options = {
-        str(value): {"text": text, "index": place} for place, (value, text) in enumerate(value_texts.items())
-    }
+def mappings(texts: Mapping[int, str | Text] | Mapping[str, str | Text]) -> list[Json]:
+    """Grafana's value mappings; empty for no texts."""
+    options: Json = {}
+    for place, (value, text) in enumerate(texts.items()):
+        shown = Text(text) if isinstance(text, str) else text
+        options[str(value)] = {"text": shown.text, "color": shown.color, "index": place}
     return [{"type": "value", "options": options}] if options else []
+
+
+def legend(values: Sequence[str], placement: Literal["bottom", "right"] = "bottom") -> Json:
+    """A legend that is a table of these calculations; without any, a list of names."""
+    return {
+        "showLegend": True,
+        "displayMode": "table" if values else "list",
+        "placement": placement,
+        "calcs": values,
+    }
 
 
 @attr.s(auto_attribs=True, kw_only=True)
 class TimeSeries(DataPanel):
-    """Lines over time, with a legend table below. `threshold_line` draws the thresholds into the picture."""
+    """Lines over time, with a legend table below. `threshold_line` draws the thresholds into the picture.
+
+    `stacked` series are filled and lie upon each other, `filled` ones down to the axis. `logarithmic` is the
+    base of the axis' scale. `points` marks each sample, for values that come rarely. `joined` lines go over
+    gaps.
+    """
 
     kind = "timeseries"
 
     legend_values: Sequence[str] = ("lastNotNull", "min", "max")
+    legend_placement: Literal["bottom", "right"] = "bottom"
     axis_label: str = ""
     threshold_line: bool = False
+    stacked: bool = False
+    filled: bool = False
+    logarithmic: int | None = None
+    points: bool = False
+    joined: bool = False
 
     def options(self) -> Json:
         return {
-            "legend": {
-                "showLegend": True,
-                "displayMode": "table",
-                "placement": "bottom",
-                "calcs": self.legend_values,
-            },
-            "tooltip": {"mode": "multi", "sort": "desc"},
+            "legend": legend(self.legend_values, self.legend_placement),
+            "tooltip": {"mode": "multi", "sort": "none" if self.stacked else "desc"},
         }
 
     def custom_field_options(self) -> Json:
+        scale = {"type": "log", "log": self.logarithmic} if self.logarithmic else {"type": "linear"}
         return {
             "drawStyle": "line",
-            "lineWidth": 2,
+            "lineWidth": 1 if self.stacked else 2,
             "lineInterpolation": "linear",
-            "fillOpacity": 0,
-            "showPoints": "never",
-            "spanNulls": False,
+            "fillOpacity": 60 if self.stacked else 20 if self.filled else 0,
+            "showPoints": "always" if self.points else "never",
+            "pointSize": 5,
+            "spanNulls": self.joined,
             "axisLabel": self.axis_label,
-            "stacking": {"mode": "none", "group": "A"},
-            "scaleDistribution": {"type": "linear"},
+            "stacking": {"mode": "normal" if self.stacked else "none", "group": "A"},
+            "scaleDistribution": scale,
             "thresholdsStyle": {"mode": "line" if self.threshold_line else "off"},
         }
 
 
+def _reduced(calculation: str) -> Json:
+    return {"calcs": [calculation], "fields": "", "values": False}
+
+
 @attr.s(auto_attribs=True, kw_only=True)
 class Stat(DataPanel):
-    """The last value of each series in large figures, its name above, its course behind.
+    """One value of each series in large figures, its name above, its course behind.
 
-    `colored` gives the figure the colour of its threshold.
+    `colored` gives the figure the colour of its threshold or of its text. `named` is False where the title
+    says it all. `calculation` is Grafana's name of how a value is made of the course.
     """
 
     kind = "stat"
 
     colored: bool = False
+    named: bool = True
+    course: bool = True
+    calculation: str = "lastNotNull"
 
     def options(self) -> Json:
         return {
-            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            "reduceOptions": _reduced(self.calculation),
             "colorMode": "value" if self.colored else "none",
-            "graphMode": "area",
+            "graphMode": "area" if self.course else "none",
             "justifyMode": "auto",
             "orientation": "auto",
-            "textMode": "value_and_name",
+            "textMode": "value_and_name" if self.named else "value",
             "wideLayout": True,
             "showPercentChange": False,
             "percentChangeColorMode": "standard",
         }
 
 
-class Column(NamedTuple):
-    """A column of a table: the newest value of a query for each row."""
-
-    title: str
-    expr: str
-    unit: str
-    decimals: int | None = None
-
-
 @attr.s(auto_attribs=True, kw_only=True)
-class Table(DataPanel):
-    """One row for each value of a label or for each series: build it with `Table.of` or `Table.of_series`."""
+class BarGauge(DataPanel):
+    """A bar for each series, its name at the left and its value at the right, from `minimum` to `maximum`."""
 
-    kind = "table"
+    kind = "bargauge"
 
-    sorted_by: str
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        title: str,
-        description: str,
-        label: str,
-        label_title: str,
-        columns: Sequence[Column],
-        data_links: Sequence[DataLink] = (),
-    ) -> Table:
-        """A table of the label's values and `columns`; the links stand on the first column."""
-        # Grafana numbers the value columns only where there are several queries.
-        several = len(columns) > 1
-        value_fields = [f"Value #{chr(ord('A') + i)}" if several else "Value" for i in range(len(columns))]
-        titles = dict(zip([label, *value_fields], [label_title, *(c.title for c in columns)], strict=True))
-        first_column = {"links": [link._asdict() for link in data_links] or None}
-        overrides = [
-            Override("byName", label_title, first_column | {"custom.minWidth": NUMBER_COLUMN_PIXELS})
-        ]
-        for column in columns:
-            properties = {"unit": column.unit, "decimals": column.decimals}
-            properties["custom.width"] = NUMBER_COLUMN_PIXELS
-            overrides.append(Override("byName", column.title, properties))
-        return cls(
-            title=title,
-            description=description,
-            unit="short",
-            no_value="not reported",
-            color_mode="thresholds",
-            thresholds=[Threshold(NEUTRAL, None)],
-            targets=[Query(expr=column.expr, table=True) for column in columns],
-            # The queries' other labels, __name__ first of all, would keep their rows from being merged.
-            transformations=[
-                {"id": "filterFieldsByName", "options": {"include": {"names": list(titles)}}},
-                {"id": "merge", "options": {}},
-                _organize(titles),
-            ],
-            overrides=overrides,
-            sorted_by=label_title,
-        )
-
-    @classmethod
-    def of_series(
-        cls,
-        *,
-        title: str,
-        description: str,
-        expr: str,
-        labels: Mapping[str, str],
-        value: str,
-        unit: str,
-        no_value: str,
-        overrides: Sequence[Override] = (),
-    ) -> Table:
-        """A table of the query's series: columns for `labels`, by name and title, and last for the value.
-
-        The lowest value comes first.
-        """
-        titles = {**labels, "Value": value}
-        return cls(
-            title=title,
-            description=description,
-            unit=unit,
-            no_value=no_value,
-            color_mode="thresholds",
-            thresholds=[Threshold(NEUTRAL, None)],
-            targets=[Query(expr=expr, table=True)],
-            transformations=[
-                {"id": "filterFieldsByName", "options": {"include": {"names": list(titles)}}},
-                _organize(titles),
-            ],
-            overrides=overrides,
-            sorted_by=value,
-        )
+    color_mode: str = "thresholds"
+    calculation: str = "lastNotNull"
 
     def options(self) -> Json:
         return {
-            "showHeader": True,
-            "cellHeight": "sm",
-            "sortBy": [{"displayName": self.sorted_by, "desc": False}],
+            "displayMode": "basic",
+            "orientation": "horizontal",
+            "valueMode": "text",
+            "namePlacement": "left",
+            "showUnfilled": True,
+            "sizing": "auto",
+            "minVizWidth": 8,
+            "minVizHeight": 16,
+            "maxVizHeight": 32,
+            "legend": {"showLegend": False, "displayMode": "list", "placement": "bottom", "calcs": []},
+            "reduceOptions": _reduced(self.calculation),
         }
-
-    def custom_field_options(self) -> Json:
-        return {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False}
-
-
-def _organize(titles: Mapping[str, str]) -> Json:
-    """Orders a table's columns as `titles` has them, and gives each its title."""
-    return {
-        "id": "organize",
-        "options": {
-            "excludeByName": {},
-            "indexByName": {name: place for place, name in enumerate(titles)},
-            "renameByName": titles,
-        },
-    }

@@ -5,8 +5,9 @@ from __future__ import annotations
 from alerts import telemetry
 from alerts.thresholds import Thresholds, duration
 from dashboards.alert_panels import judged, per_second
-from dashboards.panels import BAD, GOOD, DataPanel, Query, Stat, Threshold, TimeSeries
-from dashboards.variables import of_alerts, of_node, of_other_exporter, of_run, of_target
+from dashboards.colors import BAD, GOOD
+from dashboards.panels import DataPanel, Query, Stat, Threshold, TimeSeries
+from dashboards.variables import of_alerts, of_node, of_other_exporter, of_recorded, of_run, of_target
 from exporters import catalog
 
 UP = "up"
@@ -61,7 +62,7 @@ def _service(thresholds: Thresholds) -> dict[str, TimeSeries]:
             unit="none",
             shown=[
                 Query(
-                    expr=f"max by {_SERVICE} (resets({of_node(catalog.HISTORY_STEPS_TOTAL)}[{restarts}]))",
+                    expr=of_recorded(telemetry.RESTARTS),
                     legend="{{instance}} began anew",
                 ),
                 Query(
@@ -200,7 +201,7 @@ def _recordings_and_history(thresholds: Thresholds) -> dict[str, TimeSeries]:
                     legend=f"{{{{instance}}}} steps lost within {lost_window}",
                 ),
                 Query(
-                    expr=f"max by {_SERVICE} ({lost})",
+                    expr=of_recorded(telemetry.HISTORY_LOST),
                     legend="{{instance}} steps lost since its start",
                 ),
             ],
@@ -227,7 +228,7 @@ def _hook(thresholds: Thresholds) -> dict[str, TimeSeries]:
                     expr=f"round(max by {_RANK} (increase({errors}[{window}])))",
                     legend=f"{_RANK_LEGEND} within {window}",
                 ),
-                Query(expr=f"max by {_RANK} ({errors})", legend=f"{_RANK_LEGEND} in this attempt"),
+                Query(expr=of_recorded(telemetry.HOOK_ERRORS), legend=f"{_RANK_LEGEND} in this attempt"),
             ],
         ),
         telemetry.TELEMETRY_HOOK_DROPPED: judged(

@@ -21,6 +21,7 @@ _KEPT = {
     "rank": 'run=~"$run"',
     "gpu": 'instance=~"$instance"',
     "gpu_xid": 'instance=~"$instance"',
+    "node": 'instance=~"$instance"',
 }
 
 # Every service publishes the state of its collectors, runs or no runs, GPUs or no GPUs.
@@ -28,14 +29,24 @@ _ALWAYS_THERE = catalog.COLLECTOR_SUCCESS
 # Outlives its run, so that a finished run can be chosen for a day.
 _EVERY_RUN = catalog.TRAINING_RUN_START_TIMESTAMP_SECONDS
 
-VARIABLES = (
+_EVERY_RANK = catalog.TRAINING_LAST_STEP_TIMESTAMP_SECONDS
+# Tells of those that are lost, too.
+_EVERY_GPU = catalog.NVIDIA_GPU_UP
+
+_TARGETS = (
     DatasourceVariable(),
     # Prometheus adds this label only where it is told to: without it, All must match its absence.
     LabelVariable(name="cluster", query=f"label_values({_ALWAYS_THERE}, cluster)", all_value=".*"),
     LabelVariable(name="job", query=f"label_values({_ALWAYS_THERE}{{{_CLUSTER}}}, job)", default=SERVICE_JOB),
     LabelVariable(name="instance", query=f"label_values({_ALWAYS_THERE}{{{_JOB}}}, instance)"),
-    LabelVariable(name="run", query=f"label_values({_EVERY_RUN}{{{_NODE}}}, run)"),
 )
+_RUNS = f"label_values({_EVERY_RUN}{{{_NODE}}}, run)"
+
+# Of every dashboard; those of one run let one be chosen, others any number.
+VARIABLES = (*_TARGETS, LabelVariable(name="run", query=_RUNS))
+VARIABLES_OF_ONE_RUN = (*_TARGETS, LabelVariable(name="run", query=_RUNS, single=True))
+RANK_VARIABLE = LabelVariable(name="rank", query=f"label_values({_EVERY_RANK}{{{_RUN}}}, rank)")
+GPU_VARIABLE = LabelVariable(name="gpu", query=f"label_values({_EVERY_GPU}{{{_NODE}}}, gpu)", label="GPU")
 
 
 def of_run(metric: Metric, *matchers: str) -> str:
@@ -48,9 +59,29 @@ def of_run(metric: Metric, *matchers: str) -> str:
     return _select(metric.name, _RUN, *matchers)
 
 
+def of_rank(metric: Metric, *matchers: str) -> str:
+    """Selects a metric of rank scope for the chosen runs and ranks, where a dashboard has both variables.
+
+    Raises ValueError for a metric that carries no rank.
+    """
+    if "rank" not in metric.labels:
+        raise ValueError(f"{metric} has no label rank: select it with of_run")
+    return of_run(metric, 'rank=~"$rank"', *matchers)
+
+
 def of_node(metric: Metric, *matchers: str) -> str:
     """Selects a metric for the chosen instances, whatever run it belongs to."""
     return _select(metric.name, _NODE, *matchers)
+
+
+def of_gpu(metric: Metric, *matchers: str) -> str:
+    """Selects a metric of GPU scope for the chosen GPUs, where a dashboard has the variable.
+
+    Raises ValueError for a metric that carries no GPU.
+    """
+    if "gpu" not in metric.labels:
+        raise ValueError(f"{metric} has no label gpu: select it with of_node")
+    return of_node(metric, 'gpu=~"$gpu"', *matchers)
 
 
 def of_target(name: str) -> str:
@@ -63,7 +94,7 @@ def of_other_exporter(name: str, *matchers: str) -> str:
     return _select(name, _CLUSTER, 'job=~".+"', 'instance=~".+"', *matchers)
 
 
-def of_recorded(name: str) -> str:
+def of_recorded(name: str, *matchers: str) -> str:
     """Selects a series that rules record, by what its level keeps of the labels; none keeps the job.
 
     Raises ValueError for a level that is not known.
@@ -71,7 +102,7 @@ def of_recorded(name: str) -> str:
     level = name.partition(":")[0]
     if level not in _KEPT:
         raise ValueError(f"{name} is recorded at the level {level!r}: say in _KEPT what it can be chosen by")
-    return _select(name, _CLUSTER, _KEPT[level])
+    return _select(name, _CLUSTER, _KEPT[level], *matchers)
 
 
 def of_alerts(name: str, *matchers: str) -> str:

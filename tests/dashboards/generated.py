@@ -10,7 +10,7 @@ from alerts import memory
 from alerts.build import groups
 from alerts.rules import RecordingRule
 from alerts.thresholds import Thresholds
-from dashboards import alerts, build, foundation, telemetry_alerts
+from dashboards import alerts, build, foundation, telemetry_alerts, telemetry_health
 from exporters.catalog import CATALOG
 from tests.dashboards import linter
 
@@ -29,11 +29,19 @@ ALERTING = frozenset(
         telemetry_alerts.RULE_EVALUATION_FAILURES_TOTAL,
         telemetry_alerts.RULE_GROUP_ITERATIONS_MISSED_TOTAL,
         telemetry_alerts.NOTIFICATIONS_FAILED_TOTAL,
+        telemetry_health.RULE_GROUP_LAST_DURATION_SECONDS,
+        telemetry_health.NOTIFICATIONS_TOTAL,
     }
 )
 FOREIGN_METRICS = CADVISOR | NODE_EXPORTER | ALERTING
 # What Prometheus says of scraping ours.
-OF_TARGETS = frozenset({telemetry_alerts.UP, telemetry_alerts.SCRAPE_DURATION_SECONDS})
+OF_TARGETS = frozenset(
+    {
+        telemetry_alerts.UP,
+        telemetry_alerts.SCRAPE_DURATION_SECONDS,
+        telemetry_health.SCRAPE_SAMPLES_SCRAPED,
+    }
+)
 # What our rules record.
 RECORDED = frozenset(
     rule.name for group in groups(Thresholds()) for rule in group.rules if isinstance(rule, RecordingRule)

@@ -27,6 +27,7 @@ LABELS_OF_LEVEL = {
     "rank": {"run", "rank"},
     "gpu": {"gpu", "uuid"},
     "gpu_xid": {"gpu", "uuid", "xid"},
+    "node": set(),
 }
 LEGACY_KEYS = {"rows", "gridData", "span", "error", "nullPointMode", "intervalFactor", "step", "__inputs"}
 

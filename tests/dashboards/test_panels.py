@@ -4,18 +4,18 @@ from typing import Any
 
 import pytest
 
+from dashboards.colors import BAD, GOOD
 from dashboards.dashboard import Dashboard, Shelf, stack
 from dashboards.panels import (
-    Column,
     DataLink,
     Query,
     Stat,
-    Table,
     TimeSeries,
     dashed_limit,
     dashed_steps,
     limit,
 )
+from dashboards.tables import Column, Table
 
 
 def line(**choices: Any) -> TimeSeries:
@@ -68,12 +68,12 @@ def test_raw_json_cannot_be_smuggled_in() -> None:
 
 def test_thresholds_start_from_a_ground_whose_value_is_null() -> None:
     thresholds = shown_panel(line())["fieldConfig"]["defaults"]["thresholds"]
-    assert thresholds == {"mode": "absolute", "steps": [{"color": "green", "value": None}]}
+    assert thresholds == {"mode": "absolute", "steps": [{"color": GOOD, "value": None}]}
 
 
 def test_a_limit_is_drawn_as_a_red_line() -> None:
     defaults = shown_panel(line(thresholds=limit(90), threshold_line=True))["fieldConfig"]["defaults"]
-    assert defaults["thresholds"]["steps"][-1] == {"color": "red", "value": 90}
+    assert defaults["thresholds"]["steps"][-1] == {"color": BAD, "value": 90}
     assert defaults["custom"]["thresholdsStyle"] == {"mode": "line"}
 
 
@@ -107,8 +107,7 @@ def test_a_table_has_a_row_a_label_value_and_a_column_a_query() -> None:
     table = Table.of(
         title="Runs",
         description="All of them.",
-        label="run",
-        label_title="Run",
+        labels={"run": "Run"},
         columns=[Column("Accuracy", "a", "percentunit", 1), Column("Perplexity", "b", "short")],
         data_links=[DataLink("Open", "/d/x")],
     )
@@ -134,8 +133,7 @@ def test_a_table_of_one_query_reads_the_column_that_grafana_does_not_number() ->
     table = Table.of(
         title="Runs",
         description="All.",
-        label="run",
-        label_title="Run",
+        labels={"run": "Run"},
         columns=[Column("Loss", "a", "none")],
     )
     keep = shown_panel(table)["transformations"][0]
@@ -144,7 +142,7 @@ def test_a_table_of_one_query_reads_the_column_that_grafana_does_not_number() ->
 
 def test_a_limit_that_moves_is_drawn_in_red_dashes() -> None:
     (override,) = shown_panel(line(overrides=[dashed_limit("A")]))["fieldConfig"]["overrides"]
-    assert {"id": "color", "value": {"mode": "fixed", "fixedColor": "red"}} in override["properties"]
+    assert {"id": "color", "value": {"mode": "fixed", "fixedColor": BAD}} in override["properties"]
 
 
 def test_a_number_can_stand_for_a_word() -> None:

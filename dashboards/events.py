@@ -1,0 +1,78 @@
+"""What happened, drawn over every panel with a time axis: alerts, checkpoints, restarts, changes of stage."""
+
+from __future__ import annotations
+
+from dashboards import colors
+from dashboards.dashboard import Annotation
+from dashboards.variables import of_alerts, of_run
+from exporters import catalog
+
+# What Prometheus makes of every alert, its state as a label.
+ALERTS = "ALERTS"
+FIRING = 'alertstate="firing"'
+TELLS_SOMEBODY = 'severity!="none"'
+
+
+def alerts(*matchers: str, enabled: bool = True) -> Annotation:
+    """Spans in which an alert fires, of those that `matchers` choose."""
+    return Annotation(
+        name="Alerts",
+        expr=of_alerts(ALERTS, FIRING, *(matchers or (TELLS_SOMEBODY,))),
+        color=colors.BAD,
+        title="{{alertname}}",
+        text="{{run}} {{instance}}",
+        tags=("severity",),
+        enabled=enabled,
+    )
+
+
+def checkpoints(enabled: bool = True) -> Annotation:
+    last = of_run(catalog.TRAINING_CHECKPOINT_LAST_SUCCESS_TIMESTAMP_SECONDS)
+    return Annotation(
+        name="Checkpoints",
+        expr=f"max by (cluster, run) ({last}) * 1000",
+        color=colors.GOOD,
+        title="Checkpoint of {{run}}",
+        at_value=True,
+        enabled=enabled,
+    )
+
+
+def restarts(enabled: bool = True) -> Annotation:
+    """The start of each attempt, the first among them."""
+    start = of_run(catalog.TRAINING_RUN_START_TIMESTAMP_SECONDS)
+    return Annotation(
+        name="Starts",
+        expr=f"max by (cluster, run) ({start}) * 1000",
+        color=colors.SKY,
+        title="{{run}} starts",
+        at_value=True,
+        enabled=enabled,
+    )
+
+
+def stages(enabled: bool = True) -> Annotation:
+    begin = of_run(catalog.TRAINING_STAGE_START_TIMESTAMP_SECONDS)
+    return Annotation(
+        name="Stages",
+        expr=f"max by (cluster, run, stage) ({begin}) * 1000",
+        color=colors.PINK,
+        title="{{run}} begins {{stage}}",
+        at_value=True,
+        enabled=enabled,
+    )
+
+
+def of_runs() -> tuple[Annotation, ...]:
+    """All four, for dashboards of a few runs."""
+    return alerts(), checkpoints(), restarts(), stages()
+
+
+def of_fleet() -> tuple[Annotation, ...]:
+    """For dashboards of many runs: pages only, and the rest for whoever asks for it."""
+    return (
+        alerts('severity="critical"'),
+        checkpoints(enabled=False),
+        restarts(enabled=False),
+        stages(enabled=False),
+    )

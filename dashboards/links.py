@@ -1,0 +1,45 @@
+"""Where the dashboards are, and links to them that keep the time range and the choices made above."""
+
+from __future__ import annotations
+
+from alerts.rules import ALERTS_DASHBOARD
+from dashboards.panels import DataLink
+
+FOUNDATION = "trainvitals-foundation"
+FLEET = "trainvitals-fleet"
+RUN = "trainvitals-run"
+GPUS = "trainvitals-gpus"
+RANKS = "trainvitals-ranks"
+COMPARE = "trainvitals-compare"
+GOODPUT = "trainvitals-goodput"
+ALERTS = ALERTS_DASHBOARD
+
+# What Grafana fills in: the label of the series that is pointed at, and the text of a table's cell.
+RUN_OF_SERIES = "${__field.labels.run}"
+GPU_OF_SERIES = "${__field.labels.gpu}"
+INSTANCE_OF_SERIES = "${__field.labels.instance}"
+CELL = "${__value.text}"
+
+
+def to(uid: str, title: str, **choices: str) -> DataLink:
+    """A link to a dashboard on which `choices` are made, by variable; all other choices are kept."""
+    kept = [name for name in ("datasource", "cluster", "job", "instance") if name not in choices]
+    made = [f"var-{name}={value}" for name, value in choices.items()]
+    return DataLink(
+        title,
+        f"/d/{uid}?{'&'.join([*made, *(f'${{{name}:queryparam}}' for name in kept)])}&${{__url_time_range}}",
+    )
+
+
+def to_run(run: str = RUN_OF_SERIES) -> DataLink:
+    return to(RUN, f"All of {run}", run=run)
+
+
+def to_gpu() -> DataLink:
+    """Of a series that has the labels gpu and instance."""
+    return to(
+        GPUS,
+        f"GPU {GPU_OF_SERIES} on {INSTANCE_OF_SERIES}",
+        gpu=GPU_OF_SERIES,
+        instance=INSTANCE_OF_SERIES,
+    )
