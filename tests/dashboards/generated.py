@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from alerts import memory
 from alerts.build import groups
-from alerts.rules import RecordingRule
+from alerts.rules import AlertRule, RecordingRule
 from alerts.thresholds import Thresholds
 from dashboards import alerts, build, foundation, telemetry_alerts, telemetry_health
 from exporters.catalog import CATALOG
@@ -28,8 +28,8 @@ ALERTING = frozenset(
         alerts.ALERTS_FOR_STATE,
         telemetry_alerts.RULE_EVALUATION_FAILURES_TOTAL,
         telemetry_alerts.RULE_GROUP_ITERATIONS_MISSED_TOTAL,
-        telemetry_alerts.NOTIFICATIONS_FAILED_TOTAL,
         telemetry_health.RULE_GROUP_LAST_DURATION_SECONDS,
+        telemetry_alerts.NOTIFICATIONS_FAILED_TOTAL,
         telemetry_health.NOTIFICATIONS_TOTAL,
     }
 )
@@ -42,11 +42,17 @@ OF_TARGETS = frozenset(
         telemetry_health.SCRAPE_SAMPLES_SCRAPED,
     }
 )
-# What our rules record.
-RECORDED = frozenset(
-    rule.name for group in groups(Thresholds()) for rule in group.rules if isinstance(rule, RecordingRule)
-)
-KNOWN_METRICS = CATALOG.keys() | RECORDED | OF_TARGETS | FOREIGN_METRICS
+RULES = tuple(rule for group in groups(Thresholds()) for rule in group.rules)
+ALERTS = tuple(rule for rule in RULES if isinstance(rule, AlertRule))
+# What our rules record, and the expression of each.
+RECORDED = {rule.name: rule.expr for rule in RULES if isinstance(rule, RecordingRule)}
+# Whose series a name of ours selects: those of a histogram have names of their own.
+PUBLISHED = {
+    f"{name}{suffix}": metric
+    for name, metric in CATALOG.items()
+    for suffix in (("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",))
+}
+KNOWN_METRICS = PUBLISHED.keys() | RECORDED.keys() | OF_TARGETS | FOREIGN_METRICS
 
 
 class PanelQuery(NamedTuple):
@@ -60,3 +66,9 @@ def panel_queries(dashboard: Json) -> Iterator[PanelQuery]:
     for panel in linter.panels(dashboard):
         for target in panel["targets"]:
             yield PanelQuery(panel["title"], target["expr"], target["instant"])
+
+
+def variable(dashboard: Json, name: str) -> Json:
+    """Raises StopIteration where it has none of this name."""
+    found: Json = next(one for one in dashboard["templating"]["list"] if one["name"] == name)
+    return found

@@ -13,7 +13,7 @@ from alerts.build import groups
 from alerts.rules import AlertRule, RecordingRule
 from alerts.thresholds import Thresholds
 from dashboards import alerts
-from dashboards.panels import BAD
+from dashboards.colors import BAD
 from tests.alerts.test_settings import KILLED, rendered
 from tests.dashboards import linter, promql
 from tests.dashboards.generated import DASHBOARDS, Json
