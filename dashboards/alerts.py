@@ -27,15 +27,13 @@ from dashboards import (
     throughput_alerts,
 )
 from dashboards.dashboard import Dashboard, Shelf, stack
-from dashboards.events import ALERTS, FIRING, TELLS_SOMEBODY
+from dashboards.events import ALERTS, ALERTS_FOR_STATE, FIRING, TELLS_SOMEBODY
 from dashboards.panels import DataPanel, Query, Stat, Text, colored_names
 from dashboards.tables import Table, colored_words, linked
 from dashboards.timelines import StateTimeline
 from dashboards.variables import VARIABLES, of_alerts
 
 UID = links.ALERTS
-# Since when the condition of an alert holds.
-ALERTS_FOR_STATE = "ALERTS_FOR_STATE"
 
 
 class GroupPanels(NamedTuple):
@@ -181,10 +179,10 @@ def dashboard(thresholds: Thresholds) -> Dashboard:
             "alert opens its panel."
         ),
         variables=VARIABLES,
-        events=events.of_runs(),
+        events=events.of_fleet(),
         panels=stack(
             Shelf("What fires?", [(firing(), 16), (firing_by_severity(), 4), (watchdog, 4)], height=9),
-            Shelf("Since when?", [(history(), 24)]),
+            Shelf("Since when?", [(history(), 24)], height=12),
             *telemetry_health.shelves(thresholds),
             *rows,
         ),

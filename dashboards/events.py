@@ -7,21 +7,28 @@ from dashboards.dashboard import Annotation
 from dashboards.variables import of_alerts, of_run
 from exporters import catalog
 
-# What Prometheus makes of every alert, its state as a label.
+# What Prometheus makes of every alert, its state as a label; and since when its condition holds.
 ALERTS = "ALERTS"
+ALERTS_FOR_STATE = "ALERTS_FOR_STATE"
 FIRING = 'alertstate="firing"'
 TELLS_SOMEBODY = 'severity!="none"'
 
 
 def alerts(*matchers: str, enabled: bool = True) -> Annotation:
-    """Spans in which an alert fires, of those that `matchers` choose."""
+    """When the condition of an alert that fired began to hold, of those that `matchers` choose.
+
+    A moment and no span: the spans of several alerts would hide what they lie upon.
+    """
+    chosen = matchers or (TELLS_SOMEBODY,)
+    since = of_alerts(ALERTS_FOR_STATE, *chosen)
     return Annotation(
         name="Alerts",
-        expr=of_alerts(ALERTS, FIRING, *(matchers or (TELLS_SOMEBODY,))),
+        expr=f"{since} * 1000 and ignoring (alertstate) {of_alerts(ALERTS, FIRING, *chosen)}",
         color=colors.BAD,
         title="{{alertname}}",
         text="{{run}} {{instance}}",
         tags=("severity",),
+        at_value=True,
         enabled=enabled,
     )
 
@@ -69,9 +76,9 @@ def of_runs() -> tuple[Annotation, ...]:
 
 
 def of_fleet() -> tuple[Annotation, ...]:
-    """For dashboards of many runs: pages only, and the rest for whoever asks for it."""
+    """For dashboards of many runs, of which one is always in some trouble: for whoever asks for it."""
     return (
-        alerts('severity="critical"'),
+        alerts('severity="critical"', enabled=False),
         checkpoints(enabled=False),
         restarts(enabled=False),
         stages(enabled=False),

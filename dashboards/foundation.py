@@ -229,7 +229,7 @@ def dashboard(thresholds: Thresholds) -> Dashboard:
             "Choose a run above, or click a line."
         ),
         variables=VARIABLES,
-        events=events.of_runs(),
+        events=events.of_fleet(),
         panels=stack(
             Shelf("Does it learn?", [(epoch(), 4), (loss(), 12), (accuracy_and_perplexity(), 8)], height=10),
             Shelf("Does it move?", [(micro_batches(), 12), (data_loading(), 12)], height=10),

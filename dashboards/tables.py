@@ -143,6 +143,8 @@ class Table(DataPanel):
         The lowest value comes first, unless `descending`.
         """
         titles = {**labels, "Value": value}
+        # A label that a series has not is nothing, whatever is said where there is no series at all.
+        empty = [Override("byName", title, {"noValue": ""}) for title in labels.values()]
         return cls(
             title=title,
             description=description,
@@ -155,10 +157,28 @@ class Table(DataPanel):
                 {"id": "filterFieldsByName", "options": {"include": {"names": list(titles)}}},
                 _organize(titles),
             ],
-            overrides=overrides,
+            overrides=[*empty, *overrides],
             value_texts=value_texts or {},
             sorted_by=value,
             descending=descending,
+        )
+
+    @classmethod
+    def of_labels(cls, *, title: str, description: str, expr: str, no_value: str) -> Table:
+        """The labels of the query's one series, a row for each: for info metrics, whose labels differ."""
+        return cls(
+            title=title,
+            description=description,
+            unit="string",
+            no_value=no_value,
+            color_mode="thresholds",
+            thresholds=[Threshold(NEUTRAL, None)],
+            targets=[Query(expr=expr, instant=True)],
+            transformations=[
+                {"id": "labelsToFields", "options": {"mode": "rows"}},
+                _organize({"label": "Fact", "value": "Value"}),
+            ],
+            sorted_by="Fact",
         )
 
     def options(self) -> Json:

@@ -14,7 +14,6 @@ from dashboards.telemetry_alerts import (
     SCRAPE_DURATION_SECONDS,
     UP,
 )
-from dashboards.timelines import StateTimeline
 from dashboards.variables import of_node, of_other_exporter, of_run, of_target
 from exporters import catalog
 
@@ -34,9 +33,9 @@ def shelves(thresholds: Thresholds) -> list[Shelf]:
         Shelf(
             "Does each source of metrics work?",
             [
-                (collectors(), 10),
-                (collector_age(), 7),
-                (collector_duration(), 7),
+                (collectors(), 8),
+                (collector_age(), 8),
+                (collector_duration(), 8),
                 (published(), 6),
                 (recordings_volume(), 6),
                 (history_steps(), 6),
@@ -88,9 +87,11 @@ def services(thresholds: Thresholds) -> Table:
             Column("Samples", f"{by_service} ({of_target(SCRAPE_SAMPLES_SCRAPED)})", "short", 0),
             Column(
                 "Clock off",
-                f"{by_service} (timestamp({clock})) - on {_SERVICE} {by_service} ({clock})",
+                f"abs({by_service} (timestamp({clock})) - on {_SERVICE} {by_service} ({clock}))",
                 "s",
                 1,
+                cell="color-text",
+                thresholds=rising(thresholds.clock_skew_seconds / 2, thresholds.clock_skew_seconds),
             ),
             Column("Failing collectors", f"sum by {_SERVICE} (1 - {success})", "none", 0, width=130),
             Column(
@@ -109,22 +110,22 @@ def services(thresholds: Thresholds) -> Table:
     )
 
 
-def collectors() -> StateTimeline:
-    return StateTimeline(
-        title="Collectors",
+def collectors() -> TimeSeries:
+    failing = f"1 - min by {_COLLECTOR} ({of_node(catalog.COLLECTOR_SUCCESS)})"
+    return TimeSeries(
+        title="Services on which a collector fails",
         description=(
-            "Whether each collector's last round succeeded within its deadline. A band that turns has lost "
-            "its series, and nothing else; alerts on them are silent meanwhile. The service's log says why: "
-            "mostly a driver that hangs, or a permission. Where there is no GPU, those of GPUs fail for "
-            "good."
+            "By collector: on how many services its last round did not succeed within its deadline. Its "
+            "series are gone there, and nothing else; alerts on them are silent meanwhile. The service's "
+            "log says why: mostly a driver that hangs, or a permission. On a node without a GPU those of "
+            "GPUs fail for good."
         ),
-        targets=[
-            Query(
-                expr=f"min by {_COLLECTOR} ({of_node(catalog.COLLECTOR_SUCCESS)})",
-                legend="{{collector}} on {{instance}}",
-            )
-        ],
-        value_texts={0: Text("fails", BAD), 1: Text("works", GOOD)},
+        unit="none",
+        decimals=0,
+        minimum=0,
+        stacked=True,
+        legend_values=("lastNotNull", "max"),
+        targets=[Query(expr=f"sum by (collector) ({failing})", legend="{{collector}}")],
     )
 
 

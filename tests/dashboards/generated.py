@@ -10,7 +10,7 @@ from alerts import memory
 from alerts.build import groups
 from alerts.rules import AlertRule, RecordingRule
 from alerts.thresholds import Thresholds
-from dashboards import alerts, build, foundation, telemetry_alerts, telemetry_health
+from dashboards import alerts, build, events, foundation, telemetry_alerts, telemetry_health
 from exporters.catalog import CATALOG
 from tests.dashboards import linter
 
@@ -24,8 +24,8 @@ CADVISOR = frozenset(foundation.CADVISOR_METRICS)
 NODE_EXPORTER = frozenset({memory.NODE_OOM_KILLS, memory.NODE_MEMORY_AVAILABLE, memory.NODE_MEMORY_TOTAL})
 ALERTING = frozenset(
     {
-        alerts.ALERTS,
-        alerts.ALERTS_FOR_STATE,
+        events.ALERTS,
+        events.ALERTS_FOR_STATE,
         telemetry_alerts.RULE_EVALUATION_FAILURES_TOTAL,
         telemetry_alerts.RULE_GROUP_ITERATIONS_MISSED_TOTAL,
         telemetry_health.RULE_GROUP_LAST_DURATION_SECONDS,
@@ -44,28 +44,32 @@ OF_TARGETS = frozenset(
 )
 RULES = tuple(rule for group in groups(Thresholds()) for rule in group.rules)
 ALERTS = tuple(rule for rule in RULES if isinstance(rule, AlertRule))
-# What our rules record, and the expression of each.
-RECORDED = {rule.name: rule.expr for rule in RULES if isinstance(rule, RecordingRule)}
+# The expression of what our rules record, by name.
+RECORDINGS = {rule.name: rule.expr for rule in RULES if isinstance(rule, RecordingRule)}
+RECORDED = frozenset(RECORDINGS)
 # Whose series a name of ours selects: those of a histogram have names of their own.
 PUBLISHED = {
     f"{name}{suffix}": metric
     for name, metric in CATALOG.items()
     for suffix in (("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",))
 }
-KNOWN_METRICS = PUBLISHED.keys() | RECORDED.keys() | OF_TARGETS | FOREIGN_METRICS
+KNOWN_METRICS = PUBLISHED.keys() | RECORDED | OF_TARGETS | FOREIGN_METRICS
 
 
 class PanelQuery(NamedTuple):
+    """A query, the title of its panel, and its legend."""
+
     panel: str
     expr: str
     instant: bool
+    legend: str = ""
 
 
 def panel_queries(dashboard: Json) -> Iterator[PanelQuery]:
-    """Every query of every panel, with the panel's title."""
+    """Every query of every panel."""
     for panel in linter.panels(dashboard):
         for target in panel["targets"]:
-            yield PanelQuery(panel["title"], target["expr"], target["instant"])
+            yield PanelQuery(panel["title"], target["expr"], target["instant"], target["legendFormat"])
 
 
 def variable(dashboard: Json, name: str) -> Json:
