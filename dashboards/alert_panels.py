@@ -6,6 +6,7 @@ Windows are those of the rules and not the zoom's, so that a line crosses its li
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from alerts.thresholds import duration
 from dashboards import links
@@ -24,11 +25,13 @@ def judged(
     minimum: float | None = 0,
     maximum: float | None = None,
     overrides: Sequence[Override] = (),
+    worst: Literal["highest", "lowest"] = "highest",
 ) -> TimeSeries:
     """What an alert judges over time.
 
     `limit_at` is drawn as a red line, in the panel's unit; `moving_limit` as red dashes. Neither is given
-    where anything above 0 is too much, or where `value_texts` say it in words.
+    where anything above 0 is too much, or where `value_texts` say it in words. In the legend the `worst` of
+    what was judged comes first.
     """
     queries = [*shown, *([moving_limit] if moving_limit else [])]
     dashes = [dashed_limit(chr(ord("A") + len(shown)))] if moving_limit else []
@@ -43,6 +46,10 @@ def judged(
         threshold_line=limit_at is not None,
         value_texts=value_texts or {},
         overrides=[*overrides, *dashes],
+        legend_highest="max" if worst == "highest" else None,
+        legend_lowest="min" if worst == "lowest" else None,
+        # What is 0 all the time lies on an axis to 1, not to 100.
+        soft_maximum=None if maximum is not None or unit != "none" else 1,
         data_links=[links.to_run()] if any("{{run}}" in query.legend for query in queries) else [],
     )
 

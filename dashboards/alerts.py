@@ -29,7 +29,7 @@ from dashboards import (
 from dashboards.dashboard import Dashboard, Shelf, stack
 from dashboards.events import ALERTS, ALERTS_FOR_STATE, FIRING, TELLS_SOMEBODY
 from dashboards.panels import DataPanel, Query, Stat, Text, colored_names
-from dashboards.tables import Table, colored_words, linked
+from dashboards.tables import Table, colored_words, linked, widths
 from dashboards.timelines import StateTimeline
 from dashboards.variables import VARIABLES, of_alerts
 
@@ -112,6 +112,7 @@ def firing() -> Table:
         overrides=[
             colored_words("Severity", colors.SEVERITIES),
             linked("Run", links.to_run(links.CELL)),
+            *widths({"Severity": 80, "Scope": 90, "Alert": 230, "Rank": 60, "GPU": 60, "For": 90}),
         ],
     )
 

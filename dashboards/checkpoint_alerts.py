@@ -94,6 +94,7 @@ def _volume(thresholds: Thresholds) -> TimeSeries:
     eta = of_run(catalog.TRAINING_ETA_SECONDS)
     return judged(
         title="Room on the volume of a run's checkpoints",
+        worst="lowest",
         description=(
             "Free after each run's last checkpoint. Dashed: what its next two would take, by what those "
             "before it took for good; of a first one, as much again. Beside it: what the rest of the run "

@@ -45,6 +45,7 @@ def _errors(thresholds: Thresholds) -> dict[str, TimeSeries]:
     return {
         gpu_health.GPU_XID_HARDWARE: judged(
             title="Age of the last hardware XID",
+            worst="lowest",
             description=(
                 "How long ago each GPU last reported each XID error that means a fault of the hardware; "
                 f"empty while there was none within {page}. The alert holds below the red line, and while "
@@ -62,6 +63,7 @@ def _errors(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         gpu_health.GPU_LOST: judged(
             title="Whether each GPU answers",
+            worst="lowest",
             description=(
                 "1 while the driver gets an answer from the GPU, 0 once it has called it lost. A GPU that is "
                 "lost does not come back by itself: drain the node, reset the GPU or reboot the node, and "
@@ -74,6 +76,7 @@ def _errors(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         gpu_health.GPU_XID_APPLICATION: judged(
             title="Age of the last XID that a run's program caused",
+            worst="lowest",
             description=(
                 "How long ago a GPU reported an XID error that means a fault of the program on it, by the "
                 f"runs that were on it then; empty while there was none within {page}. The alert holds below "
@@ -212,6 +215,7 @@ def _links(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         gpu_health.GPU_PCIE_LINK_DEGRADED: judged(
             title=f"Bandwidth of the PCIe link and work of the GPU, over {window}",
+            worst="lowest",
             description=(
                 "The best of the bandwidth that GPU and slot have in common, and for how much of the time "
                 "the GPU worked: an idle one lowers its link. A link below the red line, of a GPU that works "
@@ -234,6 +238,7 @@ def _links(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         gpu_health.GPU_NVLINK_DOWN: judged(
             title="NVLinks that are up",
+            worst="lowest",
             description=(
                 f"Solid: of each GPU now. Dashed: the most that were up within {remembered}. The two should "
                 "lie on each other: below the dashes links are lost, and collectives fail, hang or crawl. "
@@ -262,6 +267,7 @@ def _on_the_whole(thresholds: Thresholds) -> dict[str, TimeSeries]:
     return {
         gpu_health.GPU_COUNT_CHANGED: judged(
             title="GPUs that the driver reports",
+            worst="lowest",
             description=(
                 f"Solid: on each instance now. Dashed: the most within {remembered}. Below the dashes GPUs "
                 "did not come back after a boot or a restart, or were taken out on purpose. Look at the "

@@ -32,6 +32,7 @@ def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         lifecycle.TRAINING_RUN_KILLED: judged(
             title="Time since a run was killed",
+            worst="lowest",
             description=(
                 "Of runs whose newest attempt died without finishing; empty while there are none. The alert "
                 f"holds below the red line, for {duration(thresholds.killed_page_seconds)}. A line that ends "
@@ -44,6 +45,7 @@ def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         lifecycle.TRAINING_RUN_FAILED: judged(
             title="Time since a run failed",
+            worst="lowest",
             description=(
                 "Of runs whose newest attempt ended with an exception; empty while there are none. The alert "
                 f"holds below the red line, for {duration(thresholds.killed_page_seconds)}. The run's page "
@@ -55,6 +57,7 @@ def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         lifecycle.TRAINING_RANK_MISSING: judged(
             title="Ranks that are seen alive, and how long a run has not moved",
+            worst="lowest",
             description=(
                 "Solid: ranks of a run that live and are scraped. Dashed: how many the run says it has. The "
                 "two should lie on each other. On the other axis: the time since the run's last progress. A "

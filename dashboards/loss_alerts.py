@@ -87,6 +87,7 @@ def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         loss.TRAINING_LOSS_PLATEAU: judged(
             title=f"By how much the median loss has moved in {lookback}",
+            worst="lowest",
             description=(
                 f"The change of each run's median loss over {usual} since {lookback} ago, up or down, as a "
                 "share of what it was then. Below the red line the run stands still. Late in a schedule that "
@@ -127,6 +128,7 @@ def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         loss.TRAINING_LEARNING_RATE_ZERO: judged(
             title="Highest learning rate of all parameter groups",
+            worst="lowest",
             description=(
                 "Of each run. Between a warm-up and the end of the schedule it must be above 0: at exactly 0 "
                 "no step changes a weight. A line that lies on 0 while the run makes steps is mostly a "

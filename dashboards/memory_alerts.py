@@ -79,6 +79,7 @@ def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         memory.HOST_MEMORY_LOW: judged(
             title="Main memory that is available",
+            worst="lowest",
             description=(
                 "Of each node, as node_exporter tells; what the kernel could give back counts as available. "
                 "Below the red line it will swap or kill a process. Look for what takes it: mostly workers "

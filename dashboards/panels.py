@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import attr
 from grafanalib import core
 
-from dashboards.colors import BAD, BY_NUMBER, GOOD, NONE, WARNING
+from dashboards.colors import BAD, BY_NUMBER, GOOD, NEUTRAL, NONE, WARNING
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
@@ -31,6 +31,8 @@ class Threshold(NamedTuple):
 
 # Grafana fails on an empty list of thresholds, so there is always this one.
 GROUND = Threshold(GOOD, None)
+# Lower than any value.
+_FAR_BELOW = -1e12
 
 
 def limit(value: float) -> list[Threshold]:
@@ -38,14 +40,22 @@ def limit(value: float) -> list[Threshold]:
     return [Threshold(NONE, None), Threshold(BAD, value)]
 
 
-def falling(warning: float, bad: float) -> list[Threshold]:
-    """Good from `warning` up, bad below `bad`, in the panel's unit."""
-    return [Threshold(BAD, None), Threshold(WARNING, bad), Threshold(GOOD, warning)]
+def falling(warning: float, bad: float, good: str = GOOD) -> list[Threshold]:
+    """Good from `warning` up, bad below `bad`, in the panel's unit; what has no value has no colour.
+
+    In tables give NEUTRAL for what is good, so that the rest stands out.
+    """
+    return [
+        Threshold(NEUTRAL, None),
+        Threshold(BAD, _FAR_BELOW),
+        Threshold(WARNING, bad),
+        Threshold(good, warning),
+    ]
 
 
-def rising(warning: float, bad: float) -> list[Threshold]:
-    """Good below `warning`, bad from `bad` up, in the panel's unit."""
-    return [Threshold(GOOD, None), Threshold(WARNING, warning), Threshold(BAD, bad)]
+def rising(warning: float, bad: float, good: str = GOOD) -> list[Threshold]:
+    """Good below `warning`, bad from `bad` up, in the panel's unit; `good` is as with `falling`."""
+    return [Threshold(good, None), Threshold(WARNING, warning), Threshold(BAD, bad)]
 
 
 class Text(NamedTuple):
@@ -131,6 +141,12 @@ def dashed(reference: str, color: str) -> Override:
 def colored(reference: str, color: str) -> Override:
     """Draw one query's series in a colour."""
     return Override("byFrameRefID", reference, _fixed(color))
+
+
+def thresholds_of(reference: str, steps: Sequence[Threshold]) -> Override:
+    """Give one query's series thresholds of its own."""
+    absolute = {"mode": "absolute", "steps": [step._asdict() for step in steps]}
+    return Override("byFrameRefID", reference, {"thresholds": absolute})
 
 
 def colored_names(colors: Mapping[str, str]) -> list[Override]:
@@ -242,9 +258,24 @@ def mappings(texts: Mapping[int, str | Text] | Mapping[str, str | Text]) -> list
     return [{"type": "value", "options": options}] if options else []
 
 
-def legend(values: Sequence[str], placement: Literal["bottom", "right"] = "bottom") -> Json:
-    """A legend that is a table of these calculations; without any, a list of names."""
+# What Grafana calls the columns of legends by which they can be sorted.
+_TITLES_OF_CALCULATIONS = {"lastNotNull": "Last *", "mean": "Mean", "max": "Max", "min": "Min"}
+
+
+def legend(
+    values: Sequence[str],
+    placement: Literal["bottom", "right"] = "bottom",
+    highest: str | None = None,
+    lowest: str | None = None,
+) -> Json:
+    """A legend that is a table of these calculations; without any, a list of names.
+
+    The series with the highest or lowest value of a calculation comes first, where one is named.
+    """
+    first = highest or lowest
     return {
+        "sortBy": _TITLES_OF_CALCULATIONS[first] if first else None,
+        "sortDesc": bool(highest) if first else None,
         "showLegend": True,
         "displayMode": "table" if values else "list",
         "placement": placement,
@@ -258,13 +289,17 @@ class TimeSeries(DataPanel):
 
     `stacked` series are filled and lie upon each other, `filled` ones down to the axis. `logarithmic` is the
     base of the axis' scale. `points` marks each sample, for values that come rarely. `joined` lines go over
-    gaps.
+    gaps. `legend_highest` or `legend_lowest` is one of the legend's values: who has most or least of it comes
+    first. The axis reaches `soft_maximum` at least.
     """
 
     kind = "timeseries"
 
     legend_values: Sequence[str] = ("lastNotNull", "min", "max")
     legend_placement: Literal["bottom", "right"] = "bottom"
+    legend_highest: str | None = None
+    legend_lowest: str | None = None
+    soft_maximum: float | None = None
     axis_label: str = ""
     threshold_line: bool = False
     stacked: bool = False
@@ -275,7 +310,9 @@ class TimeSeries(DataPanel):
 
     def options(self) -> Json:
         return {
-            "legend": legend(self.legend_values, self.legend_placement),
+            "legend": legend(
+                self.legend_values, self.legend_placement, self.legend_highest, self.legend_lowest
+            ),
             "tooltip": {"mode": "multi", "sort": "none" if self.stacked else "desc"},
         }
 
@@ -290,6 +327,7 @@ class TimeSeries(DataPanel):
             "pointSize": 5,
             "spanNulls": self.joined,
             "axisLabel": self.axis_label,
+            "axisSoftMax": self.soft_maximum,
             "stacking": {"mode": "normal" if self.stacked else "none", "group": "A"},
             "scaleDistribution": scale,
             "thresholdsStyle": {"mode": "line" if self.threshold_line else "off"},
@@ -345,10 +383,12 @@ class BarGauge(DataPanel):
             "valueMode": "text",
             "namePlacement": "left",
             "showUnfilled": True,
-            "sizing": "auto",
+            "sizing": "manual",
             "minVizWidth": 8,
             "minVizHeight": 16,
             "maxVizHeight": 32,
+            # Smaller than the names are measured in, so that none is cut off.
+            "text": {"titleSize": 11, "valueSize": 14},
             "legend": {"showLegend": False, "displayMode": "list", "placement": "bottom", "calcs": []},
             "reduceOptions": _reduced(self.calculation),
         }

@@ -20,7 +20,7 @@ class Column(NamedTuple):
     """A column of a table: the newest value of a query for each row.
 
     `cell` is how it is drawn: in the colours of `thresholds` or of `texts`, or as a bar from `minimum` to
-    `maximum`, in the column's unit.
+    `maximum`, in the column's unit; to the highest of the column where there is none.
     """
 
     title: str
@@ -41,6 +41,8 @@ class Column(NamedTuple):
             "decimals": self.decimals,
             "min": self.minimum,
             "max": self.maximum,
+            # Else the highest of all columns.
+            "fieldMinMax": True if self.cell == "gauge" and self.maximum is None else None,
             "custom.width": self.width,
             "custom.cellOptions": _cell(self.cell) if self.cell != "auto" else None,
             "thresholds": _thresholds(self.thresholds) if self.thresholds else None,
@@ -104,7 +106,8 @@ class Table(DataPanel):
         return cls(
             title=title,
             description=description,
-            unit="short",
+            # Of labels, of which some are numbers; the columns have units of their own.
+            unit="string",
             no_value=no_value,
             color_mode="thresholds",
             thresholds=[Threshold(NEUTRAL, None)],
@@ -143,8 +146,11 @@ class Table(DataPanel):
         The lowest value comes first, unless `descending`.
         """
         titles = {**labels, "Value": value}
-        # A label that a series has not is nothing, whatever is said where there is no series at all.
-        empty = [Override("byName", title, {"noValue": ""}) for title in labels.values()]
+        # A label that a series has not is nothing, whatever is said where there is no series at all. One that
+        # is a number is no amount of the unit.
+        of_labels = [
+            Override("byName", title, {"noValue": "", "unit": "string"}) for title in labels.values()
+        ]
         return cls(
             title=title,
             description=description,
@@ -157,7 +163,7 @@ class Table(DataPanel):
                 {"id": "filterFieldsByName", "options": {"include": {"names": list(titles)}}},
                 _organize(titles),
             ],
-            overrides=[*empty, *overrides],
+            overrides=[*of_labels, *overrides],
             value_texts=value_texts or {},
             sorted_by=value,
             descending=descending,
@@ -201,6 +207,11 @@ def colored_words(column: str, colors: Mapping[str, str]) -> Override:
 def linked(column: str, *links: DataLink) -> Override:
     """Make the cells of a column links."""
     return Override("byName", column, {"links": [link._asdict() for link in links]})
+
+
+def widths(pixels: Mapping[str, int]) -> list[Override]:
+    """Give columns of labels a width of their own, by title; the others share what is left."""
+    return [Override("byName", title, {"custom.width": width}) for title, width in pixels.items()]
 
 
 def _organize(titles: Mapping[str, str]) -> Json:

@@ -40,6 +40,7 @@ def _service(thresholds: Thresholds) -> dict[str, TimeSeries]:
     return {
         telemetry.TRAINING_SERVICE_DOWN: judged(
             title="Whether each training service answers",
+            worst="lowest",
             description=(
                 "1 where the last scrape succeeded. At 0 nobody watches what trains there, though the "
                 "training itself may be well: see whether the service runs and whether its port can be "
@@ -74,6 +75,7 @@ def _service(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         telemetry.TRAINING_RUN_NOT_SCRAPED: judged(
             title="Ranks of which Prometheus sees steps",
+            worst="lowest",
             description=(
                 "Solid: how many ranks of each run it sees. Dashed: 1 for a run that its service calls "
                 "running. A dashed line without a solid one above it is a run that nobody can judge: "
@@ -112,6 +114,7 @@ def _service(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         telemetry.TELEMETRY_COLLECTOR_FAILING: judged(
             title="Whether each collector brings something",
+            worst="lowest",
             description=(
                 "1 where the collector's last round succeeded within its deadline. At 0 its series are gone "
                 "and alerts about them are silent. On a node without a GPU those of GPUs fail for ever, "
@@ -172,6 +175,7 @@ def _recordings_and_history(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         telemetry.TELEMETRY_RECORDINGS_VOLUME_FILLING: judged(
             title="Room on the volume of the recordings",
+            worst="lowest",
             description=(
                 "Free on each instance; of several volumes, on that with the least room. Below the red line "
                 "a training that starts may be recorded on a slower disk or not at all. Remove recordings of "

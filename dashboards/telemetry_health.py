@@ -123,8 +123,10 @@ def collectors() -> TimeSeries:
         unit="none",
         decimals=0,
         minimum=0,
+        soft_maximum=1,
         stacked=True,
         legend_values=("lastNotNull", "max"),
+        legend_highest="max",
         targets=[Query(expr=f"sum by (collector) ({failing})", legend="{{collector}}")],
     )
 
@@ -142,6 +144,7 @@ def collector_age() -> TimeSeries:
         unit="s",
         minimum=0,
         legend_values=("lastNotNull", "max"),
+        legend_highest="max",
         targets=[
             Query(
                 expr=f"topk(5, max by {_SERVICE} ({clock}) - on {_SERVICE} group_right () "
@@ -163,6 +166,7 @@ def collector_duration() -> TimeSeries:
         unit="s",
         minimum=0,
         legend_values=("lastNotNull", "max"),
+        legend_highest="max",
         targets=[
             Query(
                 expr=f"topk(5, max by {_COLLECTOR} ({of_node(catalog.COLLECTOR_DURATION_SECONDS)}))",
@@ -209,6 +213,7 @@ def recordings_volume() -> TimeSeries:
         minimum=0,
         maximum=1,
         legend_values=("lastNotNull", "min"),
+        legend_lowest="min",
         targets=[
             Query(
                 expr=f"bottomk(5, max by {_SERVICE} ({free}) / on {_SERVICE} max by {_SERVICE} ({size}))",
@@ -234,6 +239,7 @@ def history_steps() -> TimeSeries:
         axis_label="records / s",
         minimum=0,
         legend_values=("lastNotNull", "max"),
+        legend_highest="max",
         targets=[
             Query(expr=f"sum(rate({steps}[$__rate_interval]))", legend="kept"),
             Query(expr=f"sum(rate({lost}[$__rate_interval]))", legend="lost"),
@@ -254,6 +260,7 @@ def history_size() -> TimeSeries:
         unit="bytes",
         minimum=0,
         legend_values=("lastNotNull", "max"),
+        legend_highest="max",
         targets=[
             Query(
                 expr=f"topk(5, max by {_SERVICE} ({of_node(catalog.HISTORY_SIZE_BYTES)}))",
@@ -279,6 +286,7 @@ def rule_durations(thresholds: Thresholds) -> TimeSeries:
         thresholds=limit(interval),
         threshold_line=True,
         legend_values=("lastNotNull", "max"),
+        legend_highest="max",
         targets=[
             Query(
                 expr=f'label_replace(max by (cluster, rule_group) ({took}), "group", "$1", "rule_group", '
@@ -301,7 +309,9 @@ def rule_failures() -> TimeSeries:
         unit="none",
         axis_label="evaluations / min",
         minimum=0,
+        soft_maximum=1,
         legend_values=("lastNotNull", "max"),
+        legend_highest="max",
         targets=[
             Query(
                 expr="label_replace(60 * max by (cluster, rule_group) "
@@ -327,7 +337,9 @@ def notifications() -> TimeSeries:
         unit="none",
         axis_label="notifications / min",
         minimum=0,
+        soft_maximum=1,
         legend_values=("lastNotNull", "max"),
+        legend_highest="max",
         targets=[
             Query(
                 expr=f"60 * sum by (cluster, integration) (rate({sent}[$__rate_interval])) > 0",
@@ -356,6 +368,7 @@ def hook_share(thresholds: Thresholds) -> TimeSeries:
         thresholds=limit(thresholds.hook_slow_ratio),
         threshold_line=True,
         legend_values=("lastNotNull", "mean", "max"),
+        legend_highest="max",
         targets=[
             Query(
                 expr=f"topk(5, max by {_RANK} (rate({seconds}[$__rate_interval])))",
@@ -379,7 +392,9 @@ def hook_faults() -> TimeSeries:
         unit="none",
         axis_label="a minute",
         minimum=0,
+        soft_maximum=1,
         legend_values=("lastNotNull", "max"),
+        legend_highest="max",
         targets=[
             Query(
                 expr="60 * sum by (cluster, run) (max by (cluster, run, rank) "

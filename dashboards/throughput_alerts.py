@@ -24,6 +24,7 @@ def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
     return {
         throughput.TRAINING_THROUGHPUT_REGRESSED: judged(
             title="Pace of a run, beside what it usually is",
+            worst="lowest",
             description=(
                 "Tokens a second of each run's ranks, evaluations and checkpoints left out, as a share of "
                 f"their median of {duration(thresholds.throughput_usual_seconds)}. It should lie around 100 "
@@ -53,6 +54,7 @@ def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
         ),
         throughput.TRAINING_GPU_IDLE: judged(
             title=f"Utilization of the GPUs that a run holds, over {window}",
+            worst="lowest",
             description=(
                 "The mean of each GPU on which a rank trains, MIG instances left out. Training keeps it "
                 "high; a GPU below the red line is held and not used, unless its run is starting, evaluating "

@@ -41,7 +41,8 @@ class Heatmap(DataPanel):
 
     `unit` is that of the buckets' bounds, `cell_unit` that of what the colour shows; of series the names are
     the rows. The colour runs from `minimum` to `maximum`, in the cell's unit. Counts fade into the ground, so
-    that nothing is seen where nothing was; shares do not.
+    that nothing is seen where nothing was; shares do not. The first row is at the bottom, or at the top with
+    `from_top`.
     """
 
     kind = "heatmap"
@@ -49,16 +50,18 @@ class Heatmap(DataPanel):
     cell_unit: str = "short"
     cell_decimals: int | None = None
     shown: Literal["counts", "shares"] = "counts"
+    from_top: bool = False
 
     def options(self) -> Json:
         counts = self.shown == "counts"
         return {
             "calculate": False,
-            "cellGap": 1,
+            # Rows of many GPUs or ranks are thin.
+            "cellGap": 1 if counts else 0,
             "cellValues": {"unit": self.cell_unit, "decimals": self.cell_decimals},
             "color": {
                 "mode": "scheme",
-                "scheme": "Oranges" if counts else "Cividis",
+                "scheme": "Oranges" if counts else "YlGnBu",
                 "fill": "dark-orange",
                 "scale": "exponential",
                 "exponent": 0.5 if counts else 1,
@@ -68,14 +71,15 @@ class Heatmap(DataPanel):
                 "max": self.maximum,
             },
             "exemplars": {"color": "rgba(255,0,255,0.7)"},
-            "filterValues": {"le": 1e-9} if counts else None,
+            # Not given, Grafana leaves out what is not above 0.
+            "filterValues": {"le": 1e-9 if counts else -1e9},
             "legend": {"show": True},
             "rowsFrame": {"layout": "auto"},
             "showValue": "never",
             "tooltip": {"mode": "single", "yHistogram": counts, "showColorScale": True},
             "yAxis": {
                 "axisPlacement": "left",
-                "reverse": False,
+                "reverse": self.from_top,
                 "unit": self.unit,
                 "decimals": self.decimals,
             },

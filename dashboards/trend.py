@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import attr
 
-from dashboards.panels import DataLink, DataPanel, Json, Query, legend
+from dashboards.panels import DataLink, DataPanel, Json, Override, Query, legend
 
 _STEP = "Step"
 # What Grafana calls the column that groupingToMatrix makes of the steps.
-_STEP_BY_RUN = r"Value #B\run"
+_STEP_BY_RUN = r"Value #A\run"
+# A line's name is its run; it has no labels any more.
+RUN_OF_LINE = "${__field.name}"
 
 
 @attr.s(auto_attribs=True, kw_only=True)
@@ -21,6 +24,8 @@ class Trend(DataPanel):
 
     axis_label: str = ""
     logarithmic: int | None = None
+    legend_values: Sequence[str] = ()
+    legend_placement: Literal["bottom", "right"] = "bottom"
 
     @classmethod
     def by_step(
@@ -35,14 +40,19 @@ class Trend(DataPanel):
         minimum: float | None = None,
         axis_label: str = "",
         logarithmic: int | None = None,
+        no_value: str | None = None,
+        legend_values: Sequence[str] = (),
+        legend_placement: Literal["bottom", "right"] = "bottom",
         data_links: Sequence[DataLink] = (),
     ) -> Trend:
-        """`value` over `step`: two queries whose series have the label run, and no two the same.
+        """`value` over `step`: two queries whose series have the labels cluster and run, no two the same.
 
         At each moment a run has a value and a step; Grafana puts them into one row by time and run, and makes
-        a column of every run and a row of every step.
+        a column of every run and a row of every step. Of a step that was made twice the newer value counts.
+        The steps come first, so that a run has its colour on all panels, also where another has no value.
         """
         kept = ["Time", "run", "Value #A", "Value #B"]
+        where_known = f"({value}) and on (cluster, run) ({step})"
         return cls(
             title=title,
             description=description,
@@ -51,8 +61,11 @@ class Trend(DataPanel):
             minimum=minimum,
             axis_label=axis_label,
             logarithmic=logarithmic,
+            no_value=no_value,
+            legend_values=legend_values,
+            legend_placement=legend_placement,
             data_links=data_links,
-            targets=[Query(expr=expr, legend="{{run}}", format="table") for expr in (value, step)],
+            targets=[Query(expr=expr, legend="{{run}}", format="table") for expr in (step, where_known)],
             transformations=[
                 {"id": "filterFieldsByName", "options": {"include": {"names": kept}}},
                 {"id": "merge", "options": {}},
@@ -60,8 +73,8 @@ class Trend(DataPanel):
                     "id": "groupingToMatrix",
                     "options": {
                         "columnField": "run",
-                        "rowField": "Value #B",
-                        "valueField": "Value #A",
+                        "rowField": "Value #A",
+                        "valueField": "Value #B",
                         "emptyValue": "null",
                     },
                 },
@@ -75,11 +88,12 @@ class Trend(DataPanel):
                 {"id": "organize", "options": {"renameByName": {_STEP_BY_RUN: _STEP}}},
                 {"id": "sortBy", "options": {"fields": {}, "sort": [{"field": _STEP}]}},
             ],
+            overrides=[Override("byName", _STEP, {"unit": "locale", "decimals": 0})],
         )
 
     def options(self) -> Json:
         return {
-            "legend": legend(("lastNotNull", "min", "max")),
+            "legend": legend(self.legend_values, self.legend_placement),
             "tooltip": {"mode": "multi", "sort": "desc"},
             "xField": _STEP,
         }
