@@ -8,37 +8,57 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dashboards import alerts, foundation
+from alerts.thresholds import Thresholds
+from dashboards import alerts, compare, fleet, foundation, goodput, gpus, ranks, run
+from dashboards.dashboard import Dashboard
+from dashboards.panels import Json
 from exporters import generated
 
-DASHBOARDS = (foundation.dashboard, alerts.dashboard)
+DASHBOARDS: tuple[Callable[[Thresholds], Dashboard], ...] = (
+    foundation.dashboard,
+    fleet.dashboard,
+    run.dashboard,
+    gpus.dashboard,
+    ranks.dashboard,
+    compare.dashboard,
+    goodput.dashboard,
+    alerts.dashboard,
+)
 
 GENERATED = Path(__file__).parent / "generated"
 COMMAND = "python -m dashboards.build"
 PATTERN = "*.json"
 
 
-def render() -> dict[str, str]:
-    """The text of every dashboard's file, by file name.
+def documents(thresholds: Thresholds) -> list[Json]:
+    """Every dashboard as Grafana takes it, its limits those of the alerts.
 
     Raises ValueError when two dashboards have one uid.
     """
-    texts: dict[str, str] = {}
-    for make in DASHBOARDS:
-        document = make().to_json_data()
-        name = f"{document['uid']}.json"
-        if name in texts:
-            raise ValueError(f"two dashboards have the uid {document['uid']}: give one of them another")
-        texts[name] = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    return texts
+    made: dict[str, Json] = {}
+    for dashboard in DASHBOARDS:
+        document = dashboard(thresholds).to_json_data()
+        uid = document["uid"]
+        if uid in made:
+            raise ValueError(f"two dashboards have the uid {uid}: give one of them another")
+        made[uid] = document
+    return list(made.values())
+
+
+def render(thresholds: Thresholds) -> dict[str, str]:
+    """The text of every dashboard's file, by file name; raises as `documents` does."""
+    return {
+        f"{document['uid']}.json": json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        for document in documents(thresholds)
+    }
 
 
 def main(arguments: Sequence[str] | None = None, directory: Path = GENERATED) -> int:
     """The command; returns its exit status."""
-    return generated.main(COMMAND, directory, render(), PATTERN, arguments)
+    return generated.main(COMMAND, directory, render(Thresholds()), PATTERN, arguments)
 
 
 if __name__ == "__main__":

@@ -232,6 +232,14 @@ TRAINING_RESUMED_FROM_STEP = _run(
     "gauge",
     "Step at which the newest attempt took up; absent when it began at 0.",
 )
+TRAINING_STAGE_START_TIMESTAMP_SECONDS = _run(
+    "training_stage_start_timestamp_seconds",
+    "gauge",
+    "When the training entered the stage it is in, as the script told it; there is one series, that of the "
+    "newest stage, and none where it told of no stage.",
+    "stage",
+    unit="seconds",
+)
 TRAINING_WORLD_SIZE = _run("training_world_size", "gauge", "Ranks of the run.")
 TRAINING_PEAK_FLOPS = _run(
     "training_peak_flops",

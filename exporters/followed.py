@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from exporters.deaths import Death, Witness, witness
 from exporters.progress import StepWindow
-from exporters.runs import Failure, Observation, printable
+from exporters.runs import Failure, Observation, Stage, printable
 from trainer_hooks import recording
 from trainer_hooks.recording import SCALARS, EventReader, RecordingReader, Static, StepRecord
 
@@ -20,7 +20,7 @@ _ASKED_FOR_NS = 60 * 10**9
 _MOST_INFO = 64
 _LONGEST_INFO = 1024  # the uuids of 16 devices
 _OF_EVERY_EVENT = {"event", "time_ns", "step"}
-_SCALAR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,63}")
 
 
 class SeenAlive(NamedTuple):
@@ -91,6 +91,7 @@ class Followed:
         self._witness: Witness | None = None
         self._died_ns = 0
         self._failure: Failure | None = None
+        self._stage: Stage | None = None
         self._phase_seconds: dict[str, float] = {}
         self._last: Observation | None = None
         self._file: tuple[int, int] | None = None
@@ -165,6 +166,7 @@ class Followed:
             info=self._info,
             failure=self._failure,
             death=self._death,
+            stage=self._stage,
         )
         if not alive:
             reader.close()
@@ -221,7 +223,7 @@ class Followed:
     def _take(self, event: dict[str, object]) -> None:
         match event:
             case {"event": "scalar", "name": str(name), "slot": int(slot)}:
-                if 0 <= slot < SCALARS and _SCALAR_NAME.fullmatch(name) and self._is_free(name, slot):
+                if 0 <= slot < SCALARS and _LABEL_VALUE.fullmatch(name) and self._is_free(name, slot):
                     self._scalar_names[slot] = name
             case {"event": "finish", "reason": str(reason)} | {"event": "fail", "type": str(reason)}:
                 self._reason = printable(reason)
@@ -229,6 +231,9 @@ class Followed:
                 message = more.get("message")
                 told = printable(message)[:_LONGEST_INFO] if isinstance(message, str) else None
                 self._failure = Failure(printable(kind), printable(place), told)
+            case {"event": "stage", "name": str(name), "time_ns": int(since_ns)}:
+                if _LABEL_VALUE.fullmatch(name) and 0 <= since_ns < 2**63:
+                    self._stage = Stage(name, since_ns)
             case {"event": "info"}:
                 self._take_info(event)
 

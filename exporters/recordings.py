@@ -404,6 +404,10 @@ def _run_samples(status: RunStatus, observations: Sequence[Observation]) -> Iter
     left_out = {*run, "gpu_uuid", "cuda_visible_device", "deadline"}
     info = {key: value for key, value in sorted(status.info.items()) if key not in left_out}
     yield Sample(catalog.TRAINING_RUN_INFO, {**run, **info, "attempt": str(status.attempt)}, 1)
+    stage = observation.stage
+    if stage is not None:
+        began_at = observation.wall(stage.since_ns)
+        yield Sample(catalog.TRAINING_STAGE_START_TIMESTAMP_SECONDS, {**run, "stage": stage.name}, began_at)
     for slot, value in enumerate(live.scalars):
         name = observation.scalar_names.get(slot)
         if name is not None and value is not None:

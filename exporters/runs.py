@@ -38,6 +38,13 @@ class Failure(NamedTuple):
     message: str | None = None
 
 
+class Stage(NamedTuple):
+    """The stage of its training that a rank told of last, and its monotonic time then."""
+
+    name: str
+    since_ns: int
+
+
 @dataclass(frozen=True)
 class RankStatus:
     """The newest attempt of one rank. Times are unix seconds; `silent_seconds` is without progress."""
@@ -115,6 +122,7 @@ class Observation:
     info: Mapping[str, str]
     failure: Failure | None = None
     death: Death | None = None
+    stage: Stage | None = None
 
     def wall(self, monotonic_ns: int) -> float:
         return round(self.wall_offset_seconds + monotonic_ns / 1e9, 3)

@@ -50,6 +50,7 @@ _LEARNING_RATES_END = _LEARNING_RATE + recording.LEARNING_RATE_GROUPS
 
 Number = Any  # a Python or numpy number, or a tensor of one element on any device
 
+_MOST_STAGES = 64  # different ones: each becomes a series
 _COUNTED = "_trainvitals_counted"  # marks an exception, which may pass more than once
 
 _F = TypeVar("_F", bound=Callable[..., None])
@@ -216,6 +217,8 @@ class Monitor(Totals):
         self._last_checkpoint: tuple[tuple[int, int], int] | None = None  # how far it was, and when
         self.gradient_norm: float | readback.Pending | None = None
         self._scalars: dict[str, int] = before._scalars if taken_over and before else {}
+        self._stage: str | None = before._stage if taken_over and before else None  # the newest
+        self._stages: set[str] = before._stages if taken_over and before else set()
         self._facts = dict(static.info)
         self._devices = device.Watch(functools.partial(self._count, "hook_dropped"), self.event)
         self._timeline: device.Timeline | None = None  # where there is a CUDA device
@@ -465,6 +468,23 @@ class Monitor(Totals):
         self.event("resume", step=step)
 
     @_guarded
+    def stage(self, name: str) -> None:
+        """The training enters a stage: of a curriculum, or supervised fine-tuning after pretraining.
+
+        It lasts until the next is told; that of rank 0 is the run's. Of one attempt the first 64 different
+        names are told, cleaned as those of scalars are; to tell the stage again that it is in is nothing new.
+        """
+        clean = _label_value(name)
+        if clean == self._stage:
+            return
+        if clean not in self._stages and len(self._stages) == _MOST_STAGES:
+            self._count("hook_dropped")
+            return
+        self._stages.add(clean)
+        self._stage = clean
+        self.event("stage", name=clean)
+
+    @_guarded
     def progress(self, *, samples: int = 0) -> None:
         """Something other than a step moved on: a batch of an evaluation, or `samples` were collected."""
         unsigned, totals = self._unsigned, self._totals
@@ -622,7 +642,7 @@ class Monitor(Totals):
         slot = self._scalars.get(name)
         if slot is not None:
             return slot
-        clean = _scalar_name(name)
+        clean = _label_value(name)
         slot = self._scalars.get(clean)
         if slot is not None:
             return slot
@@ -936,7 +956,7 @@ def _bucket(duration_ns: int) -> tuple[int, int, int]:
     return bounds[at], bounds[at + 1], _STEP_DURATION_COUNTS + at
 
 
-def _scalar_name(name: str) -> str:
+def _label_value(name: str) -> str:
     """The name as a label bears it: at most 64 of letters, digits, `_.-/`, a letter or digit first."""
     clean = re.sub(r"[^A-Za-z0-9_.\-/]", "_", name)
     return (clean if clean[:1].isalnum() else f"x{clean}")[:64]

@@ -28,6 +28,9 @@ COMMANDS = {
     "alerts": Command(
         "trainvitals.alerts", "service", "write the alert rules and who is told, and drill them"
     ),
+    "dashboards": Command(
+        "trainvitals.dashboards", "service,dashboards", "write the dashboards, for Grafana or as pictures"
+    ),
     "token": Command("trainvitals.token", "service", "make and revoke the tokens that open the service"),
     "audit": Command("trainvitals.audit", "service", "check the log of who did what"),
     "doctor": Command("trainvitals.doctor", "service", "say what works on this machine and what does not"),
@@ -35,7 +38,7 @@ COMMANDS = {
 
 
 def usage() -> str:
-    lines = [f"  {name:<8} {command.summary}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         ["usage: trainvitals COMMAND [OPTIONS]", "", *lines, "", "trainvitals COMMAND --help says more."]
     )

@@ -10,7 +10,7 @@ from alerts import memory
 from alerts.build import groups
 from alerts.rules import AlertRule, RecordingRule
 from alerts.thresholds import Thresholds
-from dashboards import alerts, build, events, foundation, telemetry_alerts, telemetry_health
+from dashboards import build, events, foundation, telemetry_alerts, telemetry_health
 from exporters.catalog import CATALOG
 from tests.dashboards import linter
 
@@ -44,9 +44,8 @@ OF_TARGETS = frozenset(
 )
 RULES = tuple(rule for group in groups(Thresholds()) for rule in group.rules)
 ALERTS = tuple(rule for rule in RULES if isinstance(rule, AlertRule))
-# The expression of what our rules record, by name.
-RECORDINGS = {rule.name: rule.expr for rule in RULES if isinstance(rule, RecordingRule)}
-RECORDED = frozenset(RECORDINGS)
+# What our rules record.
+RECORDED = frozenset(rule.name for rule in RULES if isinstance(rule, RecordingRule))
 # Whose series a name of ours selects: those of a histogram have names of their own.
 PUBLISHED = {
     f"{name}{suffix}": metric

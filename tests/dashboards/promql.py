@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import promql_parser
-from promql_parser import Call, Expr, MatrixSelector, VectorSelector
+from promql_parser import AggregateExpr, Call, Expr, MatrixSelector, StringLiteral, VectorSelector
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::\w+)?\})")
 _CHILDREN = ("expr", "lhs", "rhs", "param", "vector_selector")
@@ -28,6 +29,7 @@ def fill_in(expr: str, values: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda match: values.get(match[1] or match[2], match[0]), expr)
 
 
+@functools.cache
 def parse(expr: str) -> Expr:
     """The syntax tree; raises ValueError when it is not PromQL. Label values may still be variables."""
     tree: Expr = promql_parser.parse(fill_in(expr, INTERVALS))
@@ -65,3 +67,15 @@ def matrix_selectors(expr: str) -> list[Node]:
 def metric_names(expr: str) -> set[str]:
     """The names of the metrics that an expression reads."""
     return {node.expr.name for node in vector_selectors(expr)}
+
+
+def made_labels(expr: str) -> set[str]:
+    """The labels that an expression gives its series itself, by label_replace, label_join or count_values."""
+    made = set()
+    for node in nodes(parse(expr)):
+        match node.expr:
+            case Call() as call if call.func.name in {"label_replace", "label_join"}:
+                made.add(call.args[1].val)
+            case AggregateExpr() as aggregate if isinstance(aggregate.param, StringLiteral):
+                made.add(aggregate.param.val)
+    return made

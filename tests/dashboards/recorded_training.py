@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dashboards import foundation
 from exporters import catalog
 from exporters.catalog import Metric
-from tests.dashboards import recorded_alerts
 from tests.dashboards.recorded_series import (
     GIB,
     SERVICE,
@@ -42,14 +41,11 @@ WHOLE_POD = {**CONTAINER, "container": "", "id": "/kubepods/pod1"}
 def series() -> Iterator[RecordedSeries]:
     collector = {**SERVICE, "collector": "gpu"}
     yield RecordedSeries(catalog.COLLECTOR_SUCCESS.name, collector, lambda _: 1)
-    for cluster in recorded_alerts.CLUSTERS:
-        yield RecordedSeries(catalog.COLLECTOR_SUCCESS.name, {**collector, "cluster": cluster}, lambda _: 1)
     yield from _run("wayfarer-lora", ranks=2, pace=3.4, loss=decay(3.2, 1.3))
     yield from _run("tiny-chat", ranks=1, pace=2.3, loss=decay(2.2, 1.7))
     yield from _gpu("0", "GPU-2b9b5a1e-0000-4000-8000-000000000000", utilization_percent=95, memory_gib=58)
     yield from _gpu("1", "GPU-2b9b5a1e-0000-4000-8000-000000000001", utilization_percent=86, memory_gib=46)
     yield from _containers()
-    yield from recorded_alerts.series()
 
 
 def _run(run: str, ranks: int, pace: float, loss: Course) -> Iterator[RecordedSeries]:

@@ -19,7 +19,8 @@ from alerts.build import GENERATED, groups, rule_files
 from alerts.rules import AlertRule
 from alerts.thresholds import Thresholds
 from dashboards import alerts
-from dashboards.panels import BAD, DataPanel
+from dashboards.colors import BAD
+from dashboards.panels import DataPanel
 from tests.alerts.answers import Sample, ask
 from tests.dashboards import promql
 

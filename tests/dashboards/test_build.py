@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dashboards import build
+from alerts.thresholds import Thresholds
+from dashboards import alerts, build, foundation
+from tests.dashboards import linter
 
 
 def test_the_committed_files_are_what_the_code_generates() -> None:
@@ -35,4 +37,20 @@ def test_files_end_with_a_newline_and_have_sorted_keys(tmp_path: Path) -> None:
 def test_two_dashboards_with_one_uid_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "DASHBOARDS", build.DASHBOARDS[:1] * 2)
     with pytest.raises(ValueError, match="two dashboards have the uid trainvitals-foundation"):
-        build.render()
+        build.render(Thresholds())
+
+
+def limits(uid: str, thresholds: Thresholds) -> set[float]:
+    """At what a panel of the dashboard changes its colour or draws a line."""
+    [document] = [each for each in build.documents(thresholds) if each["uid"] == uid]
+    return {
+        step["value"]
+        for panel in linter.panels(document)
+        for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    }
+
+
+@pytest.mark.parametrize(("uid", "limit"), [(foundation.UID, 85), (alerts.UID, 0.85)])
+def test_limits_on_panels_are_those_of_the_alerts(uid: str, limit: float) -> None:
+    assert limit not in limits(uid, Thresholds())
+    assert limit in limits(uid, Thresholds(gpu_memory_ratio=0.85))

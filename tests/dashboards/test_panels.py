@@ -4,18 +4,24 @@ from typing import Any
 
 import pytest
 
-from dashboards.colors import BAD, GOOD
+from dashboards.colors import BAD, GOOD, NEUTRAL, WARNING
 from dashboards.dashboard import Dashboard, Shelf, stack
 from dashboards.panels import (
     DataLink,
+    DataPanel,
     Query,
     Stat,
+    Threshold,
     TimeSeries,
     dashed_limit,
     dashed_steps,
+    falling,
     limit,
+    rising,
+    thresholds_of,
 )
-from dashboards.tables import Column, Table
+from dashboards.tables import Column, Table, widths
+from dashboards.timelines import Heatmap
 
 
 def line(**choices: Any) -> TimeSeries:
@@ -24,7 +30,7 @@ def line(**choices: Any) -> TimeSeries:
     )
 
 
-def shown_panel(panel: TimeSeries | Stat | Table) -> dict[str, Any]:
+def shown_panel(panel: DataPanel) -> dict[str, Any]:
     board = Dashboard(
         uid="board",
         title="Board",
@@ -170,3 +176,93 @@ def test_a_table_of_series_has_a_column_for_each_label_and_the_value_last() -> N
     assert keep["options"]["include"]["names"] == ["alertname", "run", "Value"]
     assert name["options"]["renameByName"] == {"alertname": "Alert", "run": "Run", "Value": "For"}
     assert panel["options"]["sortBy"] == [{"displayName": "For", "desc": False}]
+
+
+def test_a_value_that_is_absent_is_neither_good_nor_bad() -> None:
+    ground, *others = falling(warning=0.9, bad=0.5)
+    assert ground == Threshold(NEUTRAL, None)
+    assert [step.color for step in others] == [BAD, WARNING, GOOD]
+    assert others[0].value is not None
+    assert others[0].value < -1_000_000
+
+
+def test_labels_that_are_numbers_have_no_unit() -> None:
+    table = Table.of_series(
+        title="Alerts",
+        description="All.",
+        expr="a",
+        labels={"rank": "Rank"},
+        value="For",
+        unit="s",
+        no_value="",
+    )
+    (rank,) = shown_panel(table)["fieldConfig"]["overrides"]
+    assert rank["matcher"]["options"] == "Rank"
+    assert {"id": "unit", "value": "string"} in rank["properties"]
+    merged = Table.of(
+        title="Ranks", description="All.", labels={"rank": "Rank"}, columns=[Column("Loss", "a", "none")]
+    )
+    assert shown_panel(merged)["fieldConfig"]["defaults"]["unit"] == "string"
+
+
+def test_a_bar_without_an_end_ends_at_the_highest_of_its_column() -> None:
+    column = Column("Loss", "a", "none", cell="gauge", minimum=0)
+    assert column.properties()["fieldMinMax"] is True
+    assert Column("Loss", "a", "none", cell="gauge", minimum=0, maximum=1).properties()["fieldMinMax"] is None
+
+
+def test_a_table_of_labels_has_a_row_for_each() -> None:
+    table = Table.of_labels(title="What it is", description="All.", expr="info", no_value="nothing")
+    panel = shown_panel(table)
+    to_rows, names = panel["transformations"]
+    assert to_rows == {"id": "labelsToFields", "options": {"mode": "rows"}}
+    assert names["options"]["renameByName"] == {"label": "Fact", "value": "Value"}
+    assert panel["targets"][0]["format"] == "time_series"
+
+
+def test_a_legend_can_begin_with_who_has_most_or_least() -> None:
+    most = shown_panel(line(legend_highest="max"))["options"]["legend"]
+    least = shown_panel(line(legend_lowest="min"))["options"]["legend"]
+    assert (most["sortBy"], most["sortDesc"]) == ("Max", True)
+    assert (least["sortBy"], least["sortDesc"]) == ("Min", False)
+    assert "sortBy" not in shown_panel(line())["options"]["legend"]
+
+
+def test_what_has_no_value_is_neither_good_nor_bad() -> None:
+    for steps in (rising(1, 2), falling(2, 1)):
+        assert [step.color for step in steps][:1] == [NEUTRAL]
+        assert {step.color for step in steps[1:]} == {GOOD, WARNING, BAD}
+
+
+def test_one_query_of_a_panel_can_have_its_own_thresholds() -> None:
+    (override,) = shown_panel(line(overrides=[thresholds_of("B", limit(1))]))["fieldConfig"]["overrides"]
+    assert override["matcher"]["options"] == "B"
+    assert override["properties"][0]["value"]["steps"][-1] == {"color": BAD, "value": 1}
+
+
+def test_a_table_takes_labels_from_queries_that_make_no_column() -> None:
+    table = Table.of(
+        title="GPUs",
+        description="All of them.",
+        labels={"gpu": "GPU", "name": "Model"},
+        columns=[Column("Power", "a", "watt")],
+        named_by=["info"],
+        overrides=widths({"Model": 80}),
+    )
+    panel = shown_panel(table)
+    assert [target["expr"] for target in panel["targets"]] == ["a", "info"]
+    assert panel["transformations"][0]["options"]["include"]["names"] == ["gpu", "name", "Value #A"]
+    assert {"id": "custom.width", "value": 80} in panel["fieldConfig"]["overrides"][-1]["properties"]
+
+
+def test_rows_of_a_heatmap_are_drawn_where_nothing_happens_but_not_empty_buckets() -> None:
+    def options(**choices: Any) -> dict[str, Any]:
+        heatmap = Heatmap(
+            title="Work", description="Much is good.", unit="none", targets=[Query(expr="a")], **choices
+        )
+        shown: dict[str, Any] = shown_panel(heatmap)["options"]
+        return shown
+
+    rows, buckets = options(shown="shares", from_top=True), options()
+    assert rows["filterValues"]["le"] < 0 < buckets["filterValues"]["le"]
+    assert (rows["yAxis"]["reverse"], buckets["yAxis"]["reverse"]) == (True, False)

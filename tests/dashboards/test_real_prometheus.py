@@ -1,157 +1,156 @@
-"""Every query on every dashboard, asked of a real Prometheus that holds a recorded training."""
+"""Every query on every dashboard, asked of a real Prometheus that holds the recorded scenarios."""
 
 from __future__ import annotations
 
+import contextlib
 import re
-import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import pytest
 
-from tests.dashboards import promql, recorded_series, recorded_training
-from tests.dashboards.generated import (
-    DASHBOARDS,
-    FOREIGN_METRICS,
-    RECORDED,
-    Json,
-    PanelQuery,
-    panel_queries,
-)
+from dashboards import links
+from tests.dashboards import promql
+from tests.dashboards.generated import DASHBOARDS, Json, PanelQuery, panel_queries
 from tests.dashboards.origin import QUERIES
+from tests.dashboards.proofs_asked import Ask, every_query_answers, questions
 from tests.prometheus import PrometheusServer, QueryError, Series
+from tests.trainvitals.scenarios.shared import scenarios_directory
 from trainvitals.child import ChildError
+from trainvitals.scenarios.served import Scenarios, serve_scenarios
 
-STEP_SECONDS = 60.0
+RUNS = {
+    "healthy": "wayfarer-lora",
+    "eight ranks with a straggler": "atlas-pretrain-7b",
+    "restarted": "harvest-sft",
+    "killed": "lantern-dpo",
+    "stalled": "quarry-embeddings",
+    "failed": "kestrel-classifier",
+    "without GPUs": "meridian-reranker",
+}
 
 
 class Recorded(NamedTuple):
-    """A Prometheus, and the time of its last sample in unix seconds."""
+    """The scenarios, and a way to ask for them."""
 
+    served: Scenarios
     prometheus: PrometheusServer
-    end: float
 
-    def ask(self, query: PanelQuery, choices: dict[str, str]) -> list[Series]:
+    def ask(self, dashboard: Json, query: PanelQuery, **choices: str) -> list[Series]:
         """The query's series over the recording, or at its end, as Grafana would ask for them."""
-        expr = promql.fill_in(query.expr, choices)
+        expr = promql.fill_in(query.expr, self.first_choices(dashboard) | choices)
         if query.instant:
-            return self.prometheus.query(expr, at=self.end)
-        start = self.end - recorded_series.LENGTH_SECONDS + 600
-        return self.prometheus.query_range(expr, start, self.end, STEP_SECONDS)
+            return self.prometheus.query(expr, at=self.served.end)
+        # On a whole number of scrapes, as a panel of a usual width would.
+        return self.prometheus.query_range(
+            expr, self.served.start, self.served.end, round(3 * self.served.step)
+        )
 
-
-def first_choices(dashboard: Json) -> dict[str, str]:
-    """What the variables stand for when the dashboard is opened."""
-    choices = {"__rate_interval": "60s", "__interval": "15s", "__range": "2h"}
-    for variable in dashboard["templating"]["list"]:
-        if variable["type"] == "query":
-            (value,) = variable["current"]["value"]
-            choices[variable["name"]] = variable["allValue"] if value == "$__all" else value
-    return choices
+    def first_choices(self, dashboard: Json) -> dict[str, str]:
+        """What the variables stand for when the dashboard is opened."""
+        seconds = self.served.end - self.served.start
+        choices = {
+            "__rate_interval": f"{4 * self.served.step:g}s",
+            "__interval": f"{3 * self.served.step:g}s",
+            "__interval_ms": f"{3000 * self.served.step:g}",
+            "__range": f"{seconds:.0f}s",
+            "__range_s": f"{seconds:.0f}",
+        }
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "query":
+                value = variable["current"].get("value", [RUNS["healthy"]])[0]
+                choices[variable["name"]] = variable["allValue"] if value == "$__all" else value
+        return choices
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
-    server = PrometheusServer(tmp_path_factory.mktemp("prometheus"))
-    end = time.time() // 60 * 60
-    server.create_blocks(recorded_series.openmetrics(recorded_training.series(), end))
-    with server:
-        yield Recorded(server, end)
+    with serve_scenarios(scenarios_directory(tmp_path_factory)) as served:
+        server = PrometheusServer(tmp_path_factory.mktemp("unused"))
+        server.url = served.url
+        yield Recorded(served, server)
 
 
-QUERIES_ON_PANELS = [
-    pytest.param(
-        dashboard, query, id=f"{uid}: {query.panel}: {','.join(sorted(promql.metric_names(query.expr)))}"
-    )
-    for uid, dashboard in DASHBOARDS.items()
-    for query in panel_queries(dashboard)
-]
+def chooses_one_run(dashboard: Json) -> bool:
+    return any(one["name"] == "run" and not one["multi"] for one in dashboard["templating"]["list"])
 
 
-@pytest.mark.parametrize(("dashboard", "query"), QUERIES_ON_PANELS)
-def test_a_panels_query_returns_data(dashboard: Json, query: PanelQuery, recorded: Recorded) -> None:
-    series = recorded.ask(query, first_choices(dashboard))
-    assert series
-    assert all(one.points for one in series)
+def scenarios_of(dashboard: Json, recorded: Recorded) -> Mapping[str, Ask]:
+    """A dashboard of one run is asked for each, others for all at once."""
+    if not chooses_one_run(dashboard):
+        return {"all": recorded.ask}
+
+    def of(run: str) -> Ask:
+        return lambda dashboard, query: recorded.ask(dashboard, query, run=run)
+
+    return {name: of(run) for name, run in RUNS.items()}
 
 
-@pytest.mark.parametrize(("dashboard", "query"), QUERIES_ON_PANELS)
-def test_a_job_that_does_not_exist_empties_our_panels(
-    dashboard: Json, query: PanelQuery, recorded: Recorded
-) -> None:
-    """Those of others stay, and so do recorded series, which have no job; a panel may read some of each."""
-    series = recorded.ask(query, first_choices(dashboard) | {"job": "none"})
-    of_no_job = promql.metric_names(query.expr) & (FOREIGN_METRICS | RECORDED)
-    if of_no_job in (set(), promql.metric_names(query.expr)):
-        assert bool(series) == bool(of_no_job)
+every_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS.keys())
 
 
-@pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS.keys())
+@every_dashboard
+def test_every_query_works_and_shows_something(dashboard: Json, recorded: Recorded) -> None:
+    asked = every_query_answers({dashboard["uid"]: dashboard}, scenarios_of(dashboard, recorded))
+    assert [f"{place} {message}" for place, message in asked] == []
+
+
+@every_dashboard
 def test_choosing_a_run_leaves_that_run_only(dashboard: Json, recorded: Recorded) -> None:
-    choices = first_choices(dashboard) | {"run": "tiny-chat"}
-    answers = [recorded.ask(query, choices) for query in panel_queries(dashboard)]
-    runs = {one.labels["run"] for series in answers for one in series if "run" in one.labels}
-    assert runs == {"tiny-chat"}
+    answers = [recorded.ask(dashboard, query, run="tiny-chat-lr3e-4") for query in questions(dashboard)]
+    runs = {one.labels["run"] for series in answers for one in series if one.labels.get("run")}
+    assert runs == {"tiny-chat-lr3e-4"}
+
+
+@every_dashboard
+def test_a_job_that_does_not_exist_leaves_nothing_that_our_services_publish(
+    dashboard: Json, recorded: Recorded
+) -> None:
+    for query in panel_queries(dashboard):
+        selectors = [node.expr for node in promql.vector_selectors(query.expr)]
+        of_jobs = all(any(one.value == "$job" for one in each.matchers.matchers) for each in selectors)
+        if of_jobs and "vector(0)" not in query.expr:
+            assert recorded.ask(dashboard, query, job="none") == [], query.panel
 
 
 def test_choosing_a_cluster_leaves_its_alerts_and_those_of_no_cluster(recorded: Recorded) -> None:
-    dashboard = DASHBOARDS["trainvitals-alerts"]
+    dashboard = DASHBOARDS[links.ALERTS]
     by_panel = {query.panel: query for query in panel_queries(dashboard)}
-    choices = first_choices(dashboard) | {"cluster": "east"}
-    [watchdog] = recorded.ask(by_panel["Whether the Watchdog fires"], choices)
-    assert watchdog.points[-1][1] == 1
-    fires = recorded.ask(by_panel["What fires now"], choices)
-    assert {one.labels.get("cluster") for one in fires if one.labels["alertname"] == "GPULost"} == {"east"}
-    assert "TrainingDataLoaderBound" in {one.labels["alertname"] for one in fires}
+    fires = recorded.ask(dashboard, by_panel["What fires now"], cluster="west")
+    clusters = {one.labels.get("cluster") for one in fires}
+    assert clusters == {"west", None}
+    fires = recorded.ask(dashboard, by_panel["What fires now"], cluster="east")
+    assert {one.labels.get("cluster") for one in fires} == {None}
 
 
-@pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS.keys())
+@every_dashboard
 def test_every_variable_finds_its_values(dashboard: Json, recorded: Recorded) -> None:
-    found = {}
+    expected = {
+        "cluster": {"west"},
+        "job": {"training-service"},
+        "instance": {f"node-{letter}:8003" for letter in "abcdefghij"},
+        "run": {*RUNS.values(), "tiny-chat-lr1e-4", "tiny-chat-lr3e-4"},
+        "gpu": {"0", "1", "2", "3"},
+        "rank": {"0", "1"},
+    }
     for variable in dashboard["templating"]["list"]:
-        query = variable["query"]
         if variable["type"] != "query":
             continue
-        call = re.fullmatch(r"label_values\((.+), (\w+)\)", query["query"])
+        query = variable["query"]["query"]
+        call = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
         assert call, query
-        selector = promql.fill_in(call[1], first_choices(dashboard))
-        window = {"start": f"{recorded.end - 3600:.0f}", "end": f"{recorded.end:.0f}"}
-        found[variable["name"]] = recorded.prometheus.get(
-            f"/api/v1/label/{call[2]}/values", **{"match[]": selector}, **window
+        found = recorded.prometheus.get(
+            f"/api/v1/label/{call[2]}/values",
+            **{"match[]": promql.fill_in(call[1], recorded.first_choices(dashboard))},
+            start=f"{recorded.served.start:.0f}",
+            end=f"{recorded.served.end:.0f}",
         )
-    assert found == {
-        "cluster": ["east", "west"],
-        "job": ["training-service"],
-        "instance": ["gpu-node-1:8003"],
-        "run": ["tiny-chat", "wayfarer-lora"],
-    }
+        assert set(found) == expected[variable["name"]], variable["name"]
 
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_the_original_dashboards_query_works_unmodified(query: str, recorded: Recorded) -> None:
-    assert recorded.prometheus.query(query, at=recorded.end)
-
-
-def test_the_pods_own_sums_are_not_counted_a_second_time(recorded: Recorded) -> None:
-    dashboard = DASHBOARDS["trainvitals-foundation"]
-    (cpu,) = [query for query in panel_queries(dashboard) if query.panel == "Container CPU"]
-    (container,) = recorded.ask(cpu, first_choices(dashboard))
-    assert container.points[-1][1] == pytest.approx(6.2, rel=0.05)
-
-
-def test_a_restarted_container_is_one_line_while_its_predecessor_is_still_seen(recorded: Recorded) -> None:
-    dashboard = DASHBOARDS["trainvitals-foundation"]
-    (memory,) = [query for query in panel_queries(dashboard) if query.panel == "Container memory"]
-    (container,) = recorded.ask(memory, first_choices(dashboard))
-    assert container.points[-1][1] == pytest.approx(100 * 38 / 64)
-
-
-def test_a_gpu_that_two_jobs_find_is_one_line_of_memory(recorded: Recorded) -> None:
-    dashboard = DASHBOARDS["trainvitals-foundation"]
-    (memory,) = [query for query in panel_queries(dashboard) if query.panel == "GPU memory"]
-    gpus = recorded.ask(memory, first_choices(dashboard) | {"job": ".+"})
-    assert [gpu.labels["gpu"] for gpu in gpus] == ["0", "1"]
+    assert recorded.prometheus.query(query, at=recorded.served.end)
 
 
 def test_a_query_that_prometheus_refuses_is_an_error(recorded: Recorded) -> None:
@@ -159,9 +158,9 @@ def test_a_query_that_prometheus_refuses_is_an_error(recorded: Recorded) -> None
         recorded.prometheus.query("sum(")
 
 
-def test_a_prometheus_that_cannot_start_says_why(tmp_path: Path) -> None:
+def test_a_prometheus_that_cannot_start_says_why(tmp_path_factory: pytest.TempPathFactory) -> None:
     with (
         pytest.raises(ChildError, match="field scrapes not found"),
-        PrometheusServer(tmp_path, "scrapes: 1\n"),
+        contextlib.ExitStack() as stack,
     ):
-        pass
+        stack.enter_context(PrometheusServer(tmp_path_factory.mktemp("wrong"), "scrapes: 1\n"))

@@ -57,7 +57,10 @@ json_values = st.recursive(
     max_leaves=6,
 )
 kinds = st.sampled_from(
-    ["start", "scalar", "info", "finish", "fail", "exception", "evaluation", "checkpoint", "resume"]
+    [
+        *("start", "scalar", "info", "finish", "fail", "exception", "evaluation", "checkpoint", "resume"),
+        "stage",
+    ]
 )
 keys = st.sampled_from(
     ["event", "time_ns", "step", "name", "slot", "reason", "type", "place", "pid", "loss_kind", "seconds"]

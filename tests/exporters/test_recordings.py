@@ -585,6 +585,48 @@ def test_a_scalar_whose_name_or_slot_is_not_as_the_hook_writes_them_is_passed_ov
     assert values(look(), "training_scalar", "name") == {"reward/mean": 0, "x" * 64: 3}
 
 
+def test_only_the_stage_told_last_has_a_series_since_it_began(tmp_path: Path, look: Look) -> None:
+    stage = "training_stage_start_timestamp_seconds"
+    recorder = small_recording(tmp_path, "a-run")
+    assert stage not in names(look())
+    began = recorder.static.start_monotonic_ns
+
+    recorder.event({"event": "stage", "name": "foundation", "time_ns": began + 10**9})
+    assert values(look(), stage, "stage").keys() == {"foundation"}
+    recorder.event({"event": "stage", "name": "voice-persona", "time_ns": began + 3 * 10**9})
+
+    start = recorder.static.start_wall_ns / 1e9
+    assert values(look(), stage, "stage") == {"voice-persona": pytest.approx(start + 3, abs=0.002)}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"name": "two words", "time_ns": 1},
+        {"name": "x" * 65, "time_ns": 1},
+        {"name": "early", "time_ns": -1},
+        {"name": "late", "time_ns": 10**400},
+        {"name": "never"},
+    ],
+)
+def test_a_stage_that_is_not_as_the_hook_writes_it_is_passed_over(
+    tmp_path: Path, look: Look, line: dict[str, object]
+) -> None:
+    recorder = small_recording(tmp_path, "a-run")
+    recorder.event({"event": "stage", "name": "foundation", "time_ns": recorder.static.start_monotonic_ns})
+    recorder.event({"event": "stage", **line})
+
+    assert values(look(), "training_stage_start_timestamp_seconds", "stage").keys() == {"foundation"}
+
+
+def test_of_several_ranks_the_stage_is_that_of_rank_0(tmp_path: Path, look: Look) -> None:
+    for rank, name in ((0, "foundation"), (1, "edge-cases")):
+        recorder = small_recording(tmp_path, "a-run", rank=rank, world_size=2)
+        recorder.event({"event": "stage", "name": name, "time_ns": recorder.static.start_monotonic_ns})
+
+    assert values(look(), "training_stage_start_timestamp_seconds", "stage").keys() == {"foundation"}
+
+
 def test_a_number_that_is_nan_in_the_file_is_absent_and_the_others_stay(tmp_path: Path, look: Look) -> None:
     recorder = small_recording(tmp_path, "a-run", info={"loss_kind": "cross_entropy"})
     set_slot(recorder, loss_token_sum=math.nan, loss=math.nan, steps=7)

@@ -612,6 +612,33 @@ def test_scalars_beyond_the_sixty_fourth_are_dropped_and_counted(monitor: Monito
     assert len(seen.of("scalar")) == SCALARS
 
 
+def test_a_stage_is_one_line_among_the_events_until_the_next_is_told(
+    monitor: Monitor, tmp_path: Path
+) -> None:
+    monitor.stage("foundation")
+    with monitor.step():
+        monitor.batch(loss=1.0)
+    for name in ("foundation", "therapeutic expertise (é)", "therapeutic_expertise____", "foundation"):
+        monitor.stage(name)
+    told = [(event["name"], event["step"]) for event in only(tmp_path).of("stage")]
+    assert told == [("foundation", 0), ("therapeutic_expertise____", 1), ("foundation", 1)]
+
+
+def test_stages_beyond_the_sixty_fourth_are_dropped_and_counted(monitor: Monitor, tmp_path: Path) -> None:
+    for number in range(66):
+        monitor.stage(f"stage-{number}")
+    monitor.stage("stage-0")
+    seen = only(tmp_path)
+    assert [event["name"] for event in seen.of("stage")] == [*(f"stage-{k}" for k in range(64)), "stage-0"]
+    assert (seen.live.hook_dropped, seen.live.hook_errors) == (2, 0)
+
+
+def test_a_stage_that_has_no_name_is_a_fault(monitor: Monitor, tmp_path: Path) -> None:
+    monitor.stage(cast(Any, None))
+    seen = only(tmp_path)
+    assert (seen.of("stage"), seen.live.hook_errors) == ([], 1)
+
+
 def test_a_scalar_that_is_not_finite_is_unknown(monitor: Monitor, tmp_path: Path) -> None:
     monitor.log(reward=1.0)
     monitor.log(reward=math.inf)
@@ -986,6 +1013,7 @@ def test_a_forked_child_is_silent_and_does_not_disturb_its_parent(tmp_path: Path
                         monitor.batch(loss=9.0, samples=9)
                     monitor.log(other=9.0)
                     monitor.event("child")
+                    monitor.stage("child")
                 monitor.fail(ValueError())
                 sys.exit(7)  # runs what is registered for the exit
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

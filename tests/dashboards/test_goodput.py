@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from alerts.fleet import DOWN_PHASE, PRODUCTIVE_PHASES
+from alerts.thresholds import Thresholds
+from dashboards import goodput, over_range
+from tests.dashboards import linter
+from trainer_hooks.recording import PHASES
+
+Json = dict[str, Any]
+EVERY_PHASE = {*PHASES, DOWN_PHASE}
+
+
+def panel(title: str) -> Json:
+    document = goodput.dashboard(Thresholds()).to_json_data()
+    return next(each for each in linter.panels(document) if each["title"] == title)
+
+
+def test_every_phase_has_a_colour_of_its_own() -> None:
+    for title in ("Where the time goes", "Where the time went"):
+        colors = {
+            override["matcher"]["options"]: override["properties"][0]["value"]["fixedColor"]
+            for override in panel(title)["fieldConfig"]["overrides"]
+        }
+        assert colors.keys() == EVERY_PHASE
+        assert len(set(colors.values())) == len(EVERY_PHASE)
+
+
+def test_what_a_run_did_not_train_is_told_phase_by_phase() -> None:
+    exprs = [target["expr"] for target in panel("Where the time of each run went")["targets"]]
+    told = {phase for expr in exprs for phase in re.findall(r'phase=~"(\w+)"', expr)}
+    assert told == EVERY_PHASE - set(PRODUCTIVE_PHASES)
+
+
+def test_gpu_hours_do_not_go_by_how_often_the_rules_are_evaluated() -> None:
+    assert over_range.hours("gpus") == "sum_over_time(gpus[$__range:1m]) / 60"
+    assert over_range.kilowatt_hours("watts") == "sum_over_time(watts[$__range:1m]) / 60 / 1000"
