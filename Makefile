@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Tests run side by side: more than one thread each, and torch's threads would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
 
-.PHONY: demo test test-full test-gpu check generate screenshots clean
+.PHONY: demo test test-full test-gpu check generate screenshots pictures clean
 
 demo: .venv/.complete
 	$(BIN)/trainvitals demo $(ARGS)
@@ -44,6 +44,13 @@ generate: .venv/.complete
 # Take the README's pictures anew, of trainings that run while they are taken.
 screenshots: .venv/.complete
 	$(BIN)/python -m tests.page.screenshots
+
+# Take the pictures of the dashboards anew, of recorded scenarios; needs Node.js, npm and Chromium.
+PREVIEW := $(BIN)/trainvitals dashboards preview --output docs/images --theme dark --width 1600
+pictures: .venv/.complete
+	$(PREVIEW) $(addprefix --dashboard trainvitals-,fleet gpus compare goodput alerts)
+	$(PREVIEW) --dashboard trainvitals-run --dashboard trainvitals-ranks --run atlas-pretrain-7b
+	$(PREVIEW) --dashboard trainvitals-foundation --run wayfarer-lora
 
 .venv/.complete: setup.sh pyproject.toml trainer_hooks/pyproject.toml tests/constraints.txt
 	./setup.sh

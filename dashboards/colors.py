@@ -16,6 +16,8 @@ NONE = "transparent"
 
 BLUE = "#0072B2"
 SKY = "#56B4E9"
+AZURE = "#2E93CF"
+PALE_BLUE = "#7FA8D9"
 GREEN = "#009E73"
 YELLOW = "#E0C020"
 ORANGE = "#E69F00"
@@ -47,13 +49,26 @@ PHASES: Mapping[str, str] = MappingProxyType(
     {
         "forward": SKY,
         "backward": BLUE,
-        "compute": "#2E93CF",
-        "optimizer": "#7FA8D9",
+        "compute": AZURE,
+        "optimizer": PALE_BLUE,
         "data": VERMILION,
         "evaluation": GREEN,
         "checkpoint": ORANGE,
         "init": YELLOW,
         "other": GREY,
+    }
+)
+# Why a GPU's clocks are held down: a fault in warm hues, what is set or wanted in cool ones.
+THROTTLING: Mapping[str, str] = MappingProxyType(
+    {
+        "hw_power_brake": PINK,
+        "hw_thermal": VERMILION,
+        "thermal": VERMILION,
+        "sw_thermal": ORANGE,
+        "reliability": YELLOW,
+        "board_limit": BLUE,
+        "sync_boost": GREY,
+        "sw_power_cap": SKY,
     }
 )
 SEVERITIES: Mapping[str, str] = MappingProxyType({"critical": BAD, "warning": WARNING, "info": SKY})

@@ -75,6 +75,11 @@ def of_runs() -> tuple[Annotation, ...]:
     return alerts(), checkpoints(), restarts(), stages()
 
 
+def of_one_run() -> tuple[Annotation, ...]:
+    """All four; of the alerts those of the chosen run alone, not of every GPU and node there is."""
+    return alerts(TELLS_SOMEBODY, 'run!=""'), checkpoints(), restarts(), stages()
+
+
 def of_fleet() -> tuple[Annotation, ...]:
     """For dashboards of many runs, of which one is always in some trouble: for whoever asks for it."""
     return (

@@ -19,6 +19,9 @@ RUN_OF_SERIES = "${__field.labels.run}"
 GPU_OF_SERIES = "${__field.labels.gpu}"
 INSTANCE_OF_SERIES = "${__field.labels.instance}"
 CELL = "${__value.text}"
+# Of the table's row, where it has a column of that title.
+INSTANCE_OF_ROW = "${__data.fields.Instance}"
+RUN_OF_ROW = "${__data.fields.Run}"
 
 
 def to(uid: str, title: str, **choices: str) -> DataLink:
@@ -35,11 +38,6 @@ def to_run(run: str = RUN_OF_SERIES) -> DataLink:
     return to(RUN, f"All of {run}", run=run)
 
 
-def to_gpu() -> DataLink:
-    """Of a series that has the labels gpu and instance."""
-    return to(
-        GPUS,
-        f"GPU {GPU_OF_SERIES} on {INSTANCE_OF_SERIES}",
-        gpu=GPU_OF_SERIES,
-        instance=INSTANCE_OF_SERIES,
-    )
+def to_gpu(gpu: str = GPU_OF_SERIES, instance: str = INSTANCE_OF_SERIES) -> DataLink:
+    """To one GPU: that of a series with the labels gpu and instance, unless others are given."""
+    return to(GPUS, f"GPU {gpu} on {instance}", gpu=gpu, instance=instance)

@@ -54,8 +54,13 @@ def falling(warning: float, bad: float, good: str = GOOD) -> list[Threshold]:
 
 
 def rising(warning: float, bad: float, good: str = GOOD) -> list[Threshold]:
-    """Good below `warning`, bad from `bad` up, in the panel's unit; `good` is as with `falling`."""
-    return [Threshold(good, None), Threshold(WARNING, warning), Threshold(BAD, bad)]
+    """Good below `warning`, bad from `bad` up, in the panel's unit; all else is as with `falling`."""
+    return [
+        Threshold(NEUTRAL, None),
+        Threshold(good, _FAR_BELOW),
+        Threshold(WARNING, warning),
+        Threshold(BAD, bad),
+    ]
 
 
 class Text(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import attr
 
@@ -25,7 +24,6 @@ class Trend(DataPanel):
     axis_label: str = ""
     logarithmic: int | None = None
     legend_values: Sequence[str] = ()
-    legend_placement: Literal["bottom", "right"] = "bottom"
 
     @classmethod
     def by_step(
@@ -42,7 +40,6 @@ class Trend(DataPanel):
         logarithmic: int | None = None,
         no_value: str | None = None,
         legend_values: Sequence[str] = (),
-        legend_placement: Literal["bottom", "right"] = "bottom",
         data_links: Sequence[DataLink] = (),
     ) -> Trend:
         """`value` over `step`: two queries whose series have the labels cluster and run, no two the same.
@@ -63,7 +60,6 @@ class Trend(DataPanel):
             logarithmic=logarithmic,
             no_value=no_value,
             legend_values=legend_values,
-            legend_placement=legend_placement,
             data_links=data_links,
             targets=[Query(expr=expr, legend="{{run}}", format="table") for expr in (step, where_known)],
             transformations=[
@@ -93,7 +89,7 @@ class Trend(DataPanel):
 
     def options(self) -> Json:
         return {
-            "legend": legend(self.legend_values, self.legend_placement),
+            "legend": legend(self.legend_values),
             "tooltip": {"mode": "multi", "sort": "desc"},
             "xField": _STEP,
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from dashboards.dashboard import DatasourceVariable, LabelVariable
 from exporters import catalog
 from exporters.catalog import Metric
@@ -57,6 +59,16 @@ def of_run(metric: Metric, *matchers: str) -> str:
     if "run" not in metric.labels:
         raise ValueError(f"{metric} has no label run: select it with of_node")
     return _select(metric.name, _RUN, *matchers)
+
+
+def of_histogram(histogram: Metric, part: Literal["bucket", "count", "sum"]) -> str:
+    """Selects the buckets of a histogram of run scope for the chosen runs, or their count or sum.
+
+    Raises ValueError for a metric that is no histogram.
+    """
+    if histogram.kind != "histogram":
+        raise ValueError(f"{histogram} is a {histogram.kind} and has no {part}")
+    return _select(f"{histogram}_{part}", _RUN)
 
 
 def of_rank(metric: Metric, *matchers: str) -> str:

@@ -4,6 +4,8 @@ import pytest
 
 from dashboards import run
 from dashboards.colors import BAD, PHASES, STATES
+from dashboards.variables import of_histogram
+from exporters import catalog
 from exporters.catalog import CATALOG
 from exporters.runs import RUN_STATES
 from tests.dashboards import linter, promql
@@ -107,3 +109,23 @@ def test_what_it_is_lists_all_its_labels() -> None:
 def test_panels_of_ranks_lead_to_the_rank(title: str) -> None:
     (link,) = panel(title)["fieldConfig"]["defaults"]["links"]
     assert link["url"].startswith("/d/trainvitals-ranks?var-run=${__field.labels.run}")
+
+
+def test_events_are_those_of_the_run_and_not_of_every_gpu_there_is() -> None:
+    by_name = {one["name"]: one for one in RUN["annotations"]["list"]}
+    assert by_name.keys() == {"Alerts", "Checkpoints", "Starts", "Stages"}
+    assert by_name["Alerts"]["expr"].count('run!=""') == 2
+    assert all('run=~"$run' in one["expr"] for one in by_name.values())
+
+
+def test_figures_of_now_are_of_now_also_when_the_run_is_over() -> None:
+    for title in ("Time left", "Spare time", "Alerts", "Checkpoint", "Ranks", "This attempt"):
+        assert all(target["instant"] for target in panel(title)["targets"]), title
+
+
+def test_only_a_histogram_has_buckets() -> None:
+    assert of_histogram(catalog.TRAINING_STEP_DURATION_SECONDS, "bucket").startswith(
+        "training_step_duration_seconds_bucket{"
+    )
+    with pytest.raises(ValueError, match="training_loss is a gauge and has no bucket"):
+        of_histogram(catalog.TRAINING_LOSS, "bucket")

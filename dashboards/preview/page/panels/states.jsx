@@ -2,6 +2,7 @@
 
 import { FieldType, colorManipulator, formattedValueToString, getFieldDisplayName } from '@grafana/data';
 import { VizLayout, VizLegend, getTextColorForAlphaBackground, measureText } from '@grafana/ui';
+import { useId } from 'react';
 
 import { TIME_AXIS_PIXELS, TimeAxis, TimeMarks } from '../timeAxis.jsx';
 
@@ -85,6 +86,7 @@ function legendItems(rows, theme) {
 
 function Timeline({ rows, options, history, window, annotations, theme, width, height }) {
   const longest = Math.max(0, ...rows.map(({ name }) => measureText(name, FONT_PIXELS).width));
+  const names = useId();
   const left = Math.min(longest, width / 3) + 12;
   const high = height - TIME_AXIS_PIXELS;
   const line = high / Math.max(1, rows.length);
@@ -92,7 +94,7 @@ function Timeline({ rows, options, history, window, annotations, theme, width, h
   const x = (time) => left + ((time - window.start) / (window.end - window.start)) * (width - left - 4);
   return (
     <svg width={width} height={height} style={{ fontFamily: theme.typography.fontFamily, fontSize: FONT_PIXELS }}>
-      <clipPath id="names">
+      <clipPath id={names}>
         <rect x={0} y={0} width={left - 6} height={height} />
       </clipPath>
       <TimeAxis window={window} width={width - left} left={left} top={0} height={high} x={x} theme={theme} />
@@ -107,7 +109,7 @@ function Timeline({ rows, options, history, window, annotations, theme, width, h
               y={place * line + line / 2}
               dominantBaseline="central"
               fill={theme.colors.text.primary}
-              clipPath="url(#names)"
+              clipPath={`url(#${names})`}
             >
               {name}
             </text>
