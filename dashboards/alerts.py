@@ -119,7 +119,7 @@ def firing() -> Table:
 
 def firing_by_severity() -> Stat:
     return Stat(
-        title="How many fire",
+        title="By severity",
         description=(
             "Alerts that fire now, by severity: critical ones are pages, warnings are messages at any hour, "
             "information is a digest in office hours. One that another holds back counts too, though nobody "
@@ -182,8 +182,12 @@ def dashboard(thresholds: Thresholds) -> Dashboard:
         variables=VARIABLES,
         events=events.of_fleet(),
         panels=stack(
-            Shelf("What fires?", [(firing(), 16), (firing_by_severity(), 4), (watchdog, 4)], height=9),
-            Shelf("Since when?", [(history(), 24)], height=12),
+            Shelf("What fires?", [(firing(), 24)]),
+            Shelf(
+                "Since when, and would it be told?",
+                [(history(), 16), (firing_by_severity(), 4), (watchdog, 4)],
+                height=12,
+            ),
             *telemetry_health.shelves(thresholds),
             *rows,
         ),

@@ -23,6 +23,9 @@ CADVISOR_METRICS = (
 )
 # A container's name is empty on the sums cAdvisor adds for the whole pod: they would count everything twice.
 _SERVICE_CONTAINERS = ('pod=~"training-service.*"', 'container!=""')
+# Named labels, so that one that differs between two metrics cannot silence a panel, and neither can a GPU
+# that two jobs find.
+_DEVICE = "(cluster, instance, gpu, uuid)"
 
 
 def epoch() -> Stat:
@@ -120,21 +123,33 @@ def data_loading() -> TimeSeries:
     )
 
 
+def _in_runs(expr: str) -> str:
+    """Of the GPUs of `expr` those on which the chosen runs train."""
+    joined = of_run(catalog.TRAINING_RUN_GPU_INFO)
+    return f"{expr} and on (cluster, uuid) max by (cluster, uuid) ({joined})"
+
+
 def gpu_utilization() -> TimeSeries:
     return TimeSeries(
         title="GPU utilization",
         description=(
-            "Share of time in which at least one kernel ran, on every GPU of the chosen instances. Training "
-            "should keep it above 90 %. Lower, or in a saw-tooth: the GPU waits; look at data loading first. "
-            "High does not mean efficient, only not idle: one small kernel at a time also reads 100 %."
+            "Share of time in which at least one kernel ran, on every GPU that the chosen runs train on. "
+            "Training should keep it above 90 %. Lower, or in a saw-tooth: the GPU waits; look at data "
+            "loading first. High does not mean efficient, only not idle: one small kernel at a time also "
+            "reads 100 %."
         ),
         unit="percent",
         minimum=0,
         maximum=100,
         legend_values=("lastNotNull", "mean", "min"),
+        legend_lowest="mean",
         targets=[
-            Query(expr=of_node(catalog.NVIDIA_GPU_UTILIZATION_PERCENT), legend="GPU {{gpu}} on {{instance}}")
+            Query(
+                expr=_in_runs(f"max by {_DEVICE} ({of_node(catalog.NVIDIA_GPU_UTILIZATION_PERCENT)})"),
+                legend="GPU {{gpu}} on {{instance}}",
+            )
         ],
+        data_links=[links.to_gpu()],
     )
 
 
@@ -142,14 +157,11 @@ def gpu_memory(thresholds: Thresholds) -> TimeSeries:
     high = round(100 * thresholds.gpu_memory_ratio, 6)
     used = of_node(catalog.NVIDIA_GPU_MEMORY_USED_BYTES)
     total = of_node(catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES)
-    # Named labels, so that one that differs between the two cannot silence the panel, and neither can a GPU
-    # that two jobs find.
-    device = "(cluster, instance, gpu, uuid)"
     return TimeSeries(
         title="GPU memory",
         description=(
-            "Device memory in use, in percent of what the GPU has. The red line at "
-            f"{high:g} % is where the alert GPUMemoryHigh begins to count. Frameworks keep "
+            "Device memory in use on every GPU that the chosen runs train on, in percent of what it has. "
+            f"The red line at {high:g} % is where the alert GPUMemoryHigh begins to count. Frameworks keep "
             "what they once took, so a high level line can be healthy; a line that still climbs ends in an "
             "out-of-memory error: smaller micro-batches with more accumulation, shorter sequences, or "
             "gradient checkpointing."
@@ -160,12 +172,14 @@ def gpu_memory(thresholds: Thresholds) -> TimeSeries:
         thresholds=limit(high),
         threshold_line=True,
         legend_values=("lastNotNull", "mean", "max"),
+        legend_highest="max",
         targets=[
             Query(
-                expr=f"max by {device} ({used}) / on {device} max by {device} ({total}) * 100",
+                expr=_in_runs(f"max by {_DEVICE} ({used}) / on {_DEVICE} max by {_DEVICE} ({total}) * 100"),
                 legend="GPU {{gpu}} on {{instance}}",
             )
         ],
+        data_links=[links.to_gpu()],
     )
 
 

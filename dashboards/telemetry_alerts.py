@@ -268,7 +268,7 @@ def _hook(thresholds: Thresholds) -> dict[str, TimeSeries]:
 def _watchdog() -> Stat:
     fires = of_alerts("ALERTS", f'alertname="{telemetry.WATCHDOG}"', 'alertstate="firing"')
     return Stat(
-        title="Whether the Watchdog fires",
+        title="Watchdog",
         description=(
             "It fires always, as long as Prometheus evaluates our rules; somebody outside is called when it "
             "no longer arrives. Where it does not fire here, no other alert does: see whether Prometheus has "
@@ -279,6 +279,8 @@ def _watchdog() -> Stat:
         value_texts={0: "does not fire", 1: "fires"},
         color_mode="thresholds",
         colored=True,
+        course=False,
+        named=False,
         thresholds=[Threshold(BAD, None), Threshold(GOOD, 1)],
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alerts.thresholds import Thresholds
-from dashboards import links
+from dashboards import links, top
 from dashboards.colors import BAD, GOOD, TRAINING, WARNING
 from dashboards.dashboard import Shelf
 from dashboards.panels import Query, Text, TimeSeries, colored_names, dashed, limit, rising
@@ -24,6 +24,8 @@ NOTIFICATIONS_TOTAL = "alertmanager_notifications_total"
 _SERVICE = "(cluster, instance)"
 _COLLECTOR = "(cluster, instance, collector)"
 _RANK = "(cluster, run, rank)"
+# As many lines as a small panel has room to name.
+_MOST = 5
 _OUR_RULES = 'rule_group=~".*;trainvitals[.].+"'
 
 
@@ -93,13 +95,12 @@ def services(thresholds: Thresholds) -> Table:
                 cell="color-text",
                 thresholds=rising(thresholds.clock_skew_seconds / 2, thresholds.clock_skew_seconds),
             ),
-            Column("Failing collectors", f"sum by {_SERVICE} (1 - {success})", "none", 0, width=130),
+            Column("Failing", f"sum by {_SERVICE} (1 - {success})", "none", 0),
             Column(
-                "Skipped recordings",
+                "Skipped",
                 f"sum by {_SERVICE} ({of_node(catalog.RECORDINGS_SKIPPED)})",
                 "none",
                 0,
-                width=140,
             ),
             Column("Runs", f"sum by {_SERVICE} ({of_node(catalog.RUNS_PUBLISHED)})", "none", 0),
             Column("GPUs", f"{by_service} ({of_node(catalog.NVIDIA_GPU_DEVICES)})", "none", 0),
@@ -135,11 +136,12 @@ def collector_age() -> TimeSeries:
     last = of_node(catalog.COLLECTOR_LAST_SUCCESS_TIMESTAMP_SECONDS)
     clock = of_node(catalog.WALLCLOCK_SECONDS)
     return TimeSeries(
-        title="Age of what is told, the oldest five",
+        title="Age of what is told",
         description=(
-            "How long ago each collector last succeeded, by the clock of its node. It should stay within "
-            "seconds; a line that climbs evenly belongs to a collector that hangs or fails, and what it told "
-            "last is no longer told. See its band at the left and the service's log."
+            "On the service where it is longest: how long ago each collector last succeeded, by the clock "
+            "of its node. It should stay within seconds; a line that climbs evenly belongs to a collector "
+            "that hangs or fails, and what it told last is no longer told. See its band at the left and the "
+            "service's log."
         ),
         unit="s",
         minimum=0,
@@ -147,9 +149,9 @@ def collector_age() -> TimeSeries:
         legend_highest="max",
         targets=[
             Query(
-                expr=f"topk(5, max by {_SERVICE} ({clock}) - on {_SERVICE} group_right () "
+                expr=f"max by (collector) (max by {_SERVICE} ({clock}) - on {_SERVICE} group_right () "
                 f"min by {_COLLECTOR} ({last}))",
-                legend="{{collector}} on {{instance}}",
+                legend="{{collector}}",
             )
         ],
     )
@@ -157,11 +159,11 @@ def collector_age() -> TimeSeries:
 
 def collector_duration() -> TimeSeries:
     return TimeSeries(
-        title="Time a round takes, the longest five",
+        title="Time a round takes",
         description=(
-            "How long each collector's last finished round took. Milliseconds are usual. Seconds mean a "
-            "driver that answers slowly, a slow disk under the recordings, or a node whose trainings leave "
-            "no CPU: the figures are still right, only older."
+            "The five longest: how long a collector's last finished round took. Milliseconds are usual. "
+            "Seconds mean a driver that answers slowly, a slow disk under the recordings, or a node whose "
+            "trainings leave no CPU: the figures are still right, only older."
         ),
         unit="s",
         minimum=0,
@@ -169,7 +171,9 @@ def collector_duration() -> TimeSeries:
         legend_highest="max",
         targets=[
             Query(
-                expr=f"topk(5, max by {_COLLECTOR} ({of_node(catalog.COLLECTOR_DURATION_SECONDS)}))",
+                expr=top.highest(
+                    f"max by {_COLLECTOR} ({of_node(catalog.COLLECTOR_DURATION_SECONDS)})", _COLLECTOR, _MOST
+                ),
                 legend="{{collector}} on {{instance}}",
             )
         ],
@@ -178,7 +182,7 @@ def collector_duration() -> TimeSeries:
 
 def published() -> TimeSeries:
     return TimeSeries(
-        title="Runs by what is published of them",
+        title="Runs published",
         description=(
             "Full: all metrics. Lifecycle: of one that ended, state and times only. Hidden: beyond what a "
             "node publishes; they are in its history and on its page. Hidden runs on a node that few use "
@@ -203,11 +207,12 @@ def recordings_volume() -> TimeSeries:
     free = of_node(catalog.RECORDINGS_VOLUME_FREE_BYTES)
     size = of_node(catalog.RECORDINGS_VOLUME_SIZE_BYTES)
     return TimeSeries(
-        title="Room for recordings, the least five",
+        title="Recordings: room",
         description=(
-            "Free share of the file system that recordings are on. A rank that records has its room already; "
-            "the next one that starts on a full volume is recorded on a slower disk or not at all. Mostly "
-            "something else fills the tmpfs: see what lies there, or choose another with TRAINVITALS_DIR."
+            "The five with least: free share of the file system that recordings are on. A rank that records "
+            "has its room already; the next one that starts on a full volume is recorded on a slower disk "
+            "or not at all. Mostly something else fills the tmpfs: see what lies there, or choose another "
+            "with TRAINVITALS_DIR."
         ),
         unit="percentunit",
         minimum=0,
@@ -216,7 +221,9 @@ def recordings_volume() -> TimeSeries:
         legend_lowest="min",
         targets=[
             Query(
-                expr=f"bottomk(5, max by {_SERVICE} ({free}) / on {_SERVICE} max by {_SERVICE} ({size}))",
+                expr=top.lowest(
+                    f"max by {_SERVICE} ({free}) / on {_SERVICE} max by {_SERVICE} ({size})", _SERVICE, _MOST
+                ),
                 legend="{{instance}}",
             )
         ],
@@ -228,7 +235,7 @@ def history_steps() -> TimeSeries:
     lost = of_node(catalog.HISTORY_LOST_STEPS_TOTAL)
     failing = of_node(catalog.HISTORY_FAILING_RECORDINGS)
     return TimeSeries(
-        title="Steps kept and lost",
+        title="History: steps",
         description=(
             "Step records a second that services wrote into their history, those that were overwritten "
             "before they could be, and how many recordings could not be kept at the last try. The last two "
@@ -250,12 +257,13 @@ def history_steps() -> TimeSeries:
 
 
 def history_size() -> TimeSeries:
+    size = of_node(catalog.HISTORY_SIZE_BYTES)
     return TimeSeries(
-        title="Size of the history, the largest five",
+        title="History: size",
         description=(
-            "Of each service's database. It grows with the steps that are made and levels off, since older "
-            "steps are thinned. One that only climbs has more trainings than its retention was made for: "
-            "shorten it, or give the volume more room."
+            "Of the five largest databases. It grows with the steps that are made and levels off, since "
+            "older steps are thinned. One that only climbs has more trainings than its retention was made "
+            "for: shorten it, or give the volume more room."
         ),
         unit="bytes",
         minimum=0,
@@ -263,7 +271,9 @@ def history_size() -> TimeSeries:
         legend_highest="max",
         targets=[
             Query(
-                expr=f"topk(5, max by {_SERVICE} ({of_node(catalog.HISTORY_SIZE_BYTES)}))",
+                expr=top.highest(
+                    f"max by {_SERVICE} ({of_node(catalog.HISTORY_SIZE_BYTES)})", _SERVICE, _MOST
+                ),
                 legend="{{instance}}",
             )
         ],
@@ -274,7 +284,7 @@ def rule_durations(thresholds: Thresholds) -> TimeSeries:
     interval = thresholds.evaluation_interval_seconds
     took = of_other_exporter(RULE_GROUP_LAST_DURATION_SECONDS, _OUR_RULES)
     return TimeSeries(
-        title="Time our rules take, by group",
+        title="Time our rules take",
         description=(
             "How long the last evaluation of each group took, as Prometheus says of itself; empty where "
             f"Prometheus does not scrape itself. At the red line, {interval:g} s, a group no longer fits "
@@ -300,7 +310,7 @@ def rule_durations(thresholds: Thresholds) -> TimeSeries:
 def rule_failures() -> TimeSeries:
     failures = of_other_exporter(RULE_EVALUATION_FAILURES_TOTAL, _OUR_RULES)
     return TimeSeries(
-        title="Evaluations of our rules that fail",
+        title="Rules that fail",
         description=(
             "A minute, by group, as Prometheus says of itself. It should be 0: the alerts of a group that "
             "fails do not come. Prometheus's page of rules names the error, which is mostly a series that "
@@ -327,7 +337,7 @@ def notifications() -> TimeSeries:
     sent = of_other_exporter(NOTIFICATIONS_TOTAL)
     failed = of_other_exporter(NOTIFICATIONS_FAILED_TOTAL)
     return TimeSeries(
-        title="Notifications sent and failed",
+        title="Notifications",
         description=(
             "A minute, by integration, as Alertmanager says of itself; empty where Prometheus does not "
             "scrape it. Solid: sent, the failed ones among them. Dashed: failed, after all tries. Dashes "
@@ -357,11 +367,11 @@ def notifications() -> TimeSeries:
 def hook_share(thresholds: Thresholds) -> TimeSeries:
     seconds = of_run(catalog.HOOK_SECONDS_TOTAL)
     return TimeSeries(
-        title="Share of a rank's time that the hook takes, the most five",
+        title="Share of a rank's time that the hook takes",
         description=(
-            "Measured by the hook itself, inside the trainer. Below a thousandth is usual. At the red line "
-            "the alert TelemetryHookSlow begins to count: the trainer logs very many values a step, its "
-            "steps are very short, or the disk under the recordings is slow."
+            "The five ranks with most; measured by the hook itself, inside the trainer. Below a thousandth "
+            "is usual. At the red line the alert TelemetryHookSlow begins to count: the trainer logs very "
+            "many values a step, its steps are very short, or the disk under the recordings is slow."
         ),
         unit="percentunit",
         minimum=0,
@@ -371,7 +381,7 @@ def hook_share(thresholds: Thresholds) -> TimeSeries:
         legend_highest="max",
         targets=[
             Query(
-                expr=f"topk(5, max by {_RANK} (rate({seconds}[$__rate_interval])))",
+                expr=top.highest(f"max by {_RANK} (rate({seconds}[$__rate_interval]))", _RANK, _MOST),
                 legend="{{run}} rank {{rank}}",
             )
         ],

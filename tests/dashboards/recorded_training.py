@@ -81,6 +81,8 @@ def _gpu(index: str, uuid: str, utilization_percent: float, memory_gib: float) -
     for metric, course in courses.items():
         for target in (SERVICE, SECOND_JOB):
             yield RecordedSeries(metric.name, {**target, "gpu": index, "uuid": uuid}, course)
+    labels = {**SERVICE, "run": "wayfarer-lora", "rank": index, "gpu": index, "uuid": uuid}
+    yield RecordedSeries(catalog.TRAINING_RUN_GPU_INFO.name, labels, lambda _: 1)
 
 
 def _containers() -> Iterator[RecordedSeries]:

@@ -51,4 +51,4 @@ def test_a_run_is_red_where_the_alert_about_its_pace_begins() -> None:
 def test_runs_in_trouble_are_in_the_timeline_before_newer_ones(state: str) -> None:
     [target] = panel("States of runs")["targets"]
     assert "topk(20, " in target["expr"]
-    assert f"== bool {CODES[state]}" in target["expr"]  # type: ignore[index]
+    assert f"@ end() == {CODES[state]}" in target["expr"]  # type: ignore[index]
