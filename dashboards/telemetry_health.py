@@ -140,7 +140,7 @@ def collector_age() -> TimeSeries:
         description=(
             "On the service where it is longest: how long ago each collector last succeeded, by the clock "
             "of its node. It should stay within seconds; a line that climbs evenly belongs to a collector "
-            "that hangs or fails, and what it told last is no longer told. See its band at the left and the "
+            "that hangs or fails, and what it told last is no longer told. See the panel at the left and the "
             "service's log."
         ),
         unit="s",
@@ -271,9 +271,7 @@ def history_size() -> TimeSeries:
         legend_highest="max",
         targets=[
             Query(
-                expr=top.highest(
-                    f"max by {_SERVICE} ({of_node(catalog.HISTORY_SIZE_BYTES)})", _SERVICE, _MOST
-                ),
+                expr=top.highest(f"max by {_SERVICE} ({size})", _SERVICE, _MOST),
                 legend="{{instance}}",
             )
         ],
