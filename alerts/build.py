@@ -9,6 +9,7 @@ from pathlib import Path
 
 from alerts.alertmanager import Routing, alertmanager_config, way
 from alerts.checkpoint import checkpoint
+from alerts.fleet import fleet
 from alerts.gpu_health import gpu_health
 from alerts.lifecycle import lifecycle
 from alerts.loss import loss
@@ -39,6 +40,7 @@ def groups(thresholds: Thresholds) -> tuple[Group, ...]:
         checkpoint(thresholds),
         gpu_health(thresholds),
         run_efficiency(),
+        fleet(thresholds),
         telemetry(thresholds),
     )
 

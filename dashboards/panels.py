@@ -195,7 +195,8 @@ class DataPanel(core.Panel):
     """What every panel with data has; each kind of panel adds its own options.
 
     `unit` is Grafana's id of a unit, `minimum` and `maximum` are in that unit. `value_texts` says in words
-    what a number stands for, such as 1 for "answers".
+    what a number stands for, such as 1 for "answers". `most_points` is how many of a series Grafana asks for,
+    where as many as there are pixels are too many to wait for.
     """
 
     kind = ""
@@ -213,6 +214,7 @@ class DataPanel(core.Panel):
     overrides: Sequence[Override] = ()
     value_texts: Mapping[int, str | Text] = attr.ib(factory=dict)
     data_links: Sequence[DataLink] = ()
+    most_points: int | None = None
     # Not to be given: what the layer cannot say belongs into the layer.
     extraJson: None = attr.ib(default=None, init=False)  # noqa: N815 - grafanalib's name
 
@@ -232,6 +234,7 @@ class DataPanel(core.Panel):
             "datasource": DATASOURCE,
             "targets": [query.to_json_data(chr(ord("A") + i)) for i, query in enumerate(self.targets)],
             "transformations": self.transformations,
+            "maxDataPoints": self.most_points,
             "options": self.options(),
             "fieldConfig": {
                 "defaults": {
@@ -292,9 +295,9 @@ def legend(
 class TimeSeries(DataPanel):
     """Lines over time, with a legend table below. `threshold_line` draws the thresholds into the picture.
 
-    `stacked` series are filled and lie upon each other, `filled` ones down to the axis. `logarithmic` is the
-    base of the axis' scale. `points` marks each sample, for values that come rarely. `joined` lines go over
-    gaps. `legend_highest` or `legend_lowest` is one of the legend's values: who has most or least of it comes
+    `stacked` series are filled and lie upon each other, `to_full_height` as shares of their sum; `filled`
+    ones are so down to the axis. `logarithmic` is the base of the axis' scale. `points` marks each sample,
+    for values that come rarely. `joined` lines go over gaps. `legend_highest` or `legend_lowest` is one of the legend's values: who has most or least of it comes
     first. The axis reaches `soft_maximum` at least.
     """
 
@@ -308,6 +311,7 @@ class TimeSeries(DataPanel):
     axis_label: str = ""
     threshold_line: bool = False
     stacked: bool = False
+    to_full_height: bool = False
     filled: bool = False
     logarithmic: int | None = None
     points: bool = False
@@ -323,6 +327,7 @@ class TimeSeries(DataPanel):
 
     def custom_field_options(self) -> Json:
         scale = {"type": "log", "log": self.logarithmic} if self.logarithmic else {"type": "linear"}
+        stacking = "percent" if self.to_full_height else "normal"
         return {
             "drawStyle": "line",
             "lineWidth": 1 if self.stacked else 2,
@@ -333,7 +338,7 @@ class TimeSeries(DataPanel):
             "spanNulls": self.joined,
             "axisLabel": self.axis_label,
             "axisSoftMax": self.soft_maximum,
-            "stacking": {"mode": "normal" if self.stacked else "none", "group": "A"},
+            "stacking": {"mode": stacking if self.stacked else "none", "group": "A"},
             "scaleDistribution": scale,
             "thresholdsStyle": {"mode": "line" if self.threshold_line else "off"},
         }

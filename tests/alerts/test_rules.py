@@ -41,6 +41,8 @@ HISTOGRAM_SERIES = {
 EXTERNAL |= HISTOGRAM_SERIES
 # Labels that an info metric has of some only.
 INFO_LABELS = {"training_run_gpu_info": {"mig_instance", "mig_profile"}}
+# By what rules choose among recorded series, beside run and target.
+RECORDED_LABELS = {"run:training_phase_seconds:share10m": {"phase"}, "run:training_time:share": {"phase"}}
 TARGET_LABELS = {"cluster", "job", "instance"}
 
 RULES = [rule for group in groups(Thresholds()) for rule in group.rules]
@@ -74,7 +76,8 @@ def test_a_rule_selects_only_by_labels_that_the_metric_has(rule: RecordingRule |
             if metric in CATALOG
             else (PROMETHEUS_METRICS | EXTERNAL).get(metric, set())
         )
-        assert labels.keys() <= known | INFO_LABELS.get(metric, set()) | TARGET_LABELS
+        of_some = INFO_LABELS.get(metric, set()) | RECORDED_LABELS.get(metric, set())
+        assert labels.keys() <= known | of_some | TARGET_LABELS
         if metric == "training_run_state" and "state" in labels:
             assert labels["state"] in RUN_STATES
 

@@ -89,6 +89,10 @@ def test_what_is_not_said_is_not_in_the_json() -> None:
     assert {"maxDataPoints", "span", "error", "editable", "repeat"}.isdisjoint(panel)
 
 
+def test_a_panel_of_many_series_can_ask_for_fewer_points_than_it_has_pixels() -> None:
+    assert shown_panel(line(most_points=400))["maxDataPoints"] == 400
+
+
 def test_queries_are_lettered_in_their_order() -> None:
     panel = TimeSeries(
         title="Loss", description="Down is good.", unit="none", targets=[Query(expr="a"), Query(expr="b")]
