@@ -56,7 +56,7 @@ CRASH_EVERY_SECONDS = 30.0  # a program that is started anew each time
 WITHHELD = catalog.NVIDIA_GPU_RECOVERY_ACTION  # a field that older drivers do not know
 FAULT_AFTER_SECONDS = 20.0  # from the first look
 MOST_GPUS = 64
-_STEP_SECONDS = 1.0  # of the simulation, at most
+_STEP_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 600.0  # what is longer was no demonstration but a machine asleep
 
 
@@ -148,7 +148,10 @@ class SimulatedGpus:
         ranks: Ranks = tuple,
         *,
         clock: Callable[[], float] = time.time,
+        step_seconds: float = _STEP_SECONDS,
     ) -> None:
+        """It goes on in steps of at most so many seconds."""
+        self._step_seconds = step_seconds
         self.collectors: Sequence[Collector] = (self,)
         self._ranks = ranks
         self._clock = clock
@@ -166,7 +169,7 @@ class SimulatedGpus:
             self._began = self._now = now
         self._now = max(self._now, now - _LONGEST_PAUSE_SECONDS)
         while True:
-            seconds = min(_STEP_SECONDS, now - self._now)
+            seconds = min(self._step_seconds, now - self._now)
             self._now += max(0.0, seconds)
             for gpu in self._gpus:
                 gpu.advance(self._now, self._now - self._began, max(0.0, seconds))

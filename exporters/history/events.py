@@ -81,10 +81,10 @@ def newer(database: Database, than: int, *, limit: int = 500) -> list[Event]:
 
 
 def stage(database: Database, run: str, attempt: int) -> str | None:
-    """The stage that this attempt told of last; None where it told of none."""
+    """The stage that rank 0 of this attempt told of last; None where it told of none."""
     with database.read() as connection:
         row = connection.execute(
-            "SELECT fields FROM events WHERE run = ? AND attempt = ? AND kind = 'stage' "
+            "SELECT fields FROM events WHERE run = ? AND attempt = ? AND rank = 0 AND kind = 'stage' "
             "ORDER BY at DESC, id DESC LIMIT 1",
             (run, attempt),
         ).fetchone()

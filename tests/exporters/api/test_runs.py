@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import time
 from datetime import UTC, datetime
@@ -216,6 +217,21 @@ def test_a_list_has_the_loss_in_a_few_numbers(service: Service) -> None:
     assert drawn["sparkline"] == sorted(drawn["sparkline"])
 
 
+def test_the_stage_of_a_run_is_that_of_rank_0_here_and_in_the_metrics(service: Service) -> None:
+    first = recorder(service.directory)
+    other = recorder(service.directory, rank=1)
+    for rank, name in ((first, "alignment"), (other, "warm-up")):
+        rank.event({"event": "stage", "time_ns": time.monotonic_ns(), "step": 0, "name": name})
+        write(rank, steps(rank, [1.0]))
+    service.look()
+
+    assert service.client.get("/api/v1/runs/a-run/progress").json()["stage"] == "alignment"
+    metrics = service.client.get("/metrics").text
+    assert re.findall(r'training_stage_start_timestamp_seconds{run="a-run",stage="([^"]+)"}', metrics) == [
+        "alignment"
+    ]
+
+
 def test_progress_tells_when_the_run_ends_and_whether_that_is_in_time(service: Service) -> None:
     deadline = time.time() + 1000
     made = recorder(service.directory, age_seconds=60, info={"deadline": str(deadline)})
@@ -326,8 +342,8 @@ def test_a_comparison_with_a_run_that_is_not_there_is_404(service: Service) -> N
 
 def test_events_are_told_the_newest_first_and_by_kind(service: Service) -> None:
     with Monitor(run="a-run", rank=0, world_size=1, directory=service.directory) as monitor:
-        monitor.event("stage", name="one")
-        monitor.event("stage", name="two")
+        monitor.stage("one")
+        monitor.stage("two")
         service.look()
 
         stages = service.client.get("/api/v1/runs/a-run/events", params={"kind": "stage"}).json()

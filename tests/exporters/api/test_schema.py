@@ -27,7 +27,7 @@ def busy(service: Service) -> Service:
     small_recording(service.directory, "0").disarm()
     monitor = Monitor(run="another", rank=0, world_size=1, directory=service.directory)
     monitor.evaluated(loss=math.inf, tokens=1)
-    monitor.event("stage", name="one")
+    monitor.stage("one")
     monitor.finish()
     service.look()
     return service
