@@ -1,14 +1,15 @@
 """What a fleet of runs and GPUs comes to, by run and by node, for dashboards that must answer at once.
 
 Of a run: what state it is in, how far it is, and what its time went into. That time is split by phase as
-`run:training_phase_seconds:share10m` has it, and one more phase is `down`: for as long as a run that has not
-ended makes no progress, and after it was killed or failed until it is started again or its alert ends. So
+`run:training_phase_seconds:share10m` has it, and one more phase is `down`: where a run that has not ended
+makes no progress for five minutes outside of start-up, evaluation and checkpoints, and after it was killed or
+failed until it is started again or its alert ends. So
 
     avg_over_time(run:training_goodput:ratio{run="r1"}[7d])
 
-is the share of those seven days in which the run trained, of the time between its first start and its end.
-It does not know of steps that are made a second time after a restart, nor how well the GPUs are used while
-they work, and of runs that others tell of without their phases it knows nothing.
+is the share of its time that the run trained, from its start within those seven days to its end. It does not
+know of steps that are made a second time after a restart, nor how well the GPUs are used while they work, and
+of runs that others tell of without their phases it knows nothing.
 
 Of a node: its GPUs, those that runs train on, those that are lost, how busy they are and what they draw.
 """
@@ -32,7 +33,7 @@ PRODUCTIVE_PHASES = ("forward", "backward", "compute", "optimizer")
 # Those in which a run may go without progress for long and is not down.
 _LONG_PHASES = "init|evaluation|checkpoint"
 STANDS_STILL_SECONDS = 300
-# Names tell it.
+# The names of what is recorded tell it.
 _RATE_WINDOW = "5m"
 
 STATE = f"run:{catalog.TRAINING_RUN_STATE}:code"

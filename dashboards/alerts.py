@@ -13,24 +13,22 @@ import attr
 from alerts import build, telemetry
 from alerts.rules import AlertRule, Group
 from alerts.thresholds import Thresholds, duration
-from dashboards import (
+from dashboards import colors, events, links
+from dashboards.events import ALERTS, ALERTS_FOR_STATE, FIRING, TELLS_SOMEBODY
+from dashboards.grafana.dashboard import Dashboard, Shelf, stack
+from dashboards.grafana.panels import DataPanel, Query, Stat, Text, colored_names
+from dashboards.grafana.tables import Table, colored_words, linked, widths
+from dashboards.grafana.timelines import StateTimeline
+from dashboards.rows import (
     checkpoint_alerts,
-    colors,
-    events,
     gpu_health_alerts,
     lifecycle_alerts,
-    links,
     loss_alerts,
     memory_alerts,
     telemetry_alerts,
     telemetry_health,
     throughput_alerts,
 )
-from dashboards.dashboard import Dashboard, Shelf, stack
-from dashboards.events import ALERTS, ALERTS_FOR_STATE, FIRING, TELLS_SOMEBODY
-from dashboards.panels import DataPanel, Query, Stat, Text, colored_names
-from dashboards.tables import Table, colored_words, linked, widths
-from dashboards.timelines import StateTimeline
 from dashboards.variables import VARIABLES, of_alerts
 
 UID = links.ALERTS

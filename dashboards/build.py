@@ -13,8 +13,8 @@ from pathlib import Path
 
 from alerts.thresholds import Thresholds
 from dashboards import alerts, compare, fleet, foundation, goodput, gpus, ranks, run
-from dashboards.dashboard import Dashboard
-from dashboards.panels import Json
+from dashboards.grafana.dashboard import Dashboard
+from dashboards.grafana.panels import Json
 from exporters import generated
 
 DASHBOARDS: tuple[Callable[[Thresholds], Dashboard], ...] = (

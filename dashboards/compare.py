@@ -8,13 +8,14 @@ from alerts import run_efficiency, throughput
 from alerts.fleet import STATE
 from alerts.lifecycle import UNFINISHED
 from alerts.thresholds import Thresholds
-from dashboards import events, links, over_range
-from dashboards.dashboard import Dashboard, Shelf, stack
-from dashboards.panels import Override
-from dashboards.per_run import ONE, RUN, counted, flops_utilization, newest
+from dashboards import events, links
+from dashboards.grafana.dashboard import Dashboard, Shelf, stack
+from dashboards.grafana.panels import Override
+from dashboards.grafana.tables import Column, Table, widths
+from dashboards.grafana.trend import RUN_OF_LINE, Trend
+from dashboards.queries import over_range
+from dashboards.queries.per_run import ONE, RUN, counted, flops_utilization, newest
 from dashboards.states import STATE_TEXTS
-from dashboards.tables import Column, Table, widths
-from dashboards.trend import RUN_OF_LINE, Trend
 from dashboards.variables import VARIABLES, of_recorded, of_run
 from exporters import catalog
 from exporters.catalog import Metric

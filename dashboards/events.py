@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards import colors
-from dashboards.dashboard import Annotation
+from dashboards.grafana.dashboard import Annotation
 from dashboards.variables import of_alerts, of_run
 from exporters import catalog
 

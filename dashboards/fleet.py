@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from alerts import fleet, lifecycle, run_efficiency, throughput
 from alerts.thresholds import Thresholds, duration
-from dashboards import colors, events, fleet_gpus, links, over_range, per_run
-from dashboards.dashboard import Dashboard, Shelf, stack
+from dashboards import colors, events, links
 from dashboards.events import ALERTS, FIRING
-from dashboards.panels import Query, Stat, Threshold, TimeSeries, colored_names, dashed, falling
+from dashboards.grafana.dashboard import Dashboard, Shelf, stack
+from dashboards.grafana.panels import Query, Stat, Threshold, TimeSeries, colored_names, dashed, falling
+from dashboards.grafana.tables import Column, Table
+from dashboards.grafana.timelines import StateTimeline
+from dashboards.queries import over_range, per_run
+from dashboards.rows import fleet_gpus
 from dashboards.states import STATE_TEXTS
-from dashboards.tables import Column, Table
-from dashboards.timelines import StateTimeline
 from dashboards.variables import VARIABLES, of_alerts, of_recorded
 from exporters.runs import State
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from alerts.thresholds import Thresholds
 from dashboards import events, links
-from dashboards.dashboard import Dashboard, Shelf, stack
-from dashboards.panels import Query, Stat, TimeSeries, dashed_steps, limit
-from dashboards.tables import Column, Table
+from dashboards.grafana.dashboard import Dashboard, Shelf, stack
+from dashboards.grafana.panels import Query, Stat, TimeSeries, dashed_steps, limit
+from dashboards.grafana.tables import Column, Table
 from dashboards.variables import VARIABLES, of_node, of_other_exporter, of_run
 from exporters import catalog
 

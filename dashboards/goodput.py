@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from alerts import fleet, lifecycle, run_efficiency
 from alerts.thresholds import Thresholds, duration
-from dashboards import colors, energy, events, links, over_range
-from dashboards.dashboard import Dashboard, Shelf, stack
+from dashboards import colors, events, links
 from dashboards.fleet import GOODPUT_STEPS
-from dashboards.fleet_gpus import MOST_POINTS
-from dashboards.panels import BarGauge, Query, Stat, Threshold, TimeSeries, colored_names
-from dashboards.tables import Column, Table
+from dashboards.grafana.dashboard import Dashboard, Shelf, stack
+from dashboards.grafana.panels import BarGauge, Query, Stat, Threshold, TimeSeries, colored_names
+from dashboards.grafana.tables import Column, Table
+from dashboards.queries import over_range
+from dashboards.rows import energy
+from dashboards.rows.fleet_gpus import MOST_POINTS
 from dashboards.variables import VARIABLES, of_recorded
 
 UID = links.GOODPUT

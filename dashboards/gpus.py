@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from alerts.gpu_health import UP
 from alerts.thresholds import Thresholds
-from dashboards import events, gpu_faults, gpu_tables, gpu_work, links
+from dashboards import events, links
 from dashboards.colors import BAD, GOOD, NEUTRAL, WARNING
-from dashboards.dashboard import Dashboard, Shelf, stack
 from dashboards.events import ALERTS, FIRING
-from dashboards.gpu_lines import now, pace
-from dashboards.gpu_tables import HEAT_OR_BRAKE, OF_GPU
-from dashboards.panels import DataLink, Query, Stat, Threshold, falling, thresholds_of
+from dashboards.grafana.dashboard import Dashboard, Shelf, stack
+from dashboards.grafana.panels import DataLink, Query, Stat, Threshold, falling, thresholds_of
+from dashboards.rows import gpu_faults, gpu_tables, gpu_work
+from dashboards.rows.gpu_lines import now, pace
+from dashboards.rows.gpu_tables import HEAT_OR_BRAKE, OF_GPU
 from dashboards.variables import GPU_VARIABLE, VARIABLES, of_alerts, of_gpu, of_recorded
 from exporters import catalog
 

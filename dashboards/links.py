@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alerts.rules import ALERTS_DASHBOARD
-from dashboards.panels import DataLink
+from dashboards.grafana.panels import DataLink
 
 FOUNDATION = "trainvitals-foundation"
 FLEET = "trainvitals-fleet"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from alerts.thresholds import Thresholds
-from dashboards import events, links, rank_causes, rank_tables, rank_work
+from dashboards import events, links
 from dashboards.colors import NEUTRAL
-from dashboards.dashboard import Dashboard, Shelf, stack
-from dashboards.panels import Query, Stat, Threshold, falling, rising
-from dashboards.rank_causes import (
+from dashboards.grafana.dashboard import Dashboard, Shelf, stack
+from dashboards.grafana.panels import Query, Stat, Threshold, falling, rising
+from dashboards.rows import rank_causes, rank_tables, rank_work
+from dashboards.rows.rank_causes import (
     RANK,
     RUN,
     behind,

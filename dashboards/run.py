@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from alerts.thresholds import Thresholds
-from dashboards import (
-    events,
-    links,
-    run_checkpoints,
-    run_hardware,
-    run_learning,
-    run_pace,
-    run_state,
-)
-from dashboards.dashboard import Dashboard, Shelf, stack
-from dashboards.panels import Query, TimeSeries
-from dashboards.per_run import by_label
-from dashboards.tables import Table
+from dashboards import events, links
+from dashboards.grafana.dashboard import Dashboard, Shelf, stack
+from dashboards.grafana.panels import Query, TimeSeries
+from dashboards.grafana.tables import Table
+from dashboards.queries.per_run import by_label
+from dashboards.rows import run_checkpoints, run_hardware, run_learning, run_pace, run_state
 from dashboards.variables import VARIABLES_OF_ONE_RUN, of_run
 from exporters import catalog
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from alerts.fleet import CODES
 from dashboards.colors import STATES
-from dashboards.panels import Text
+from dashboards.grafana.panels import Text
 
 STATE_TEXTS = {code: Text(state, STATES[state]) for state, code in CODES.items()}

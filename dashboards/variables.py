@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dashboards.dashboard import DatasourceVariable, LabelVariable
+from dashboards.grafana.dashboard import DatasourceVariable, LabelVariable
 from exporters import catalog
 from exporters.catalog import Metric
 

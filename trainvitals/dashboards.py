@@ -16,8 +16,8 @@ import typer
 import trainer_hooks
 from alerts.thresholds import Thresholds
 from dashboards import build as made
-from dashboards.panels import Json
-from dashboards.push import Grafana, GrafanaError, push
+from dashboards.grafana.panels import Json
+from dashboards.grafana.push import Grafana, GrafanaError, push
 from exporters import generated
 from trainvitals import options
 from trainvitals.alerts import with_figures
@@ -141,7 +141,8 @@ def preview(
     """Draw the dashboards as Grafana would, a PNG each, theme and width, over data of a Prometheus.
 
     It takes Node.js, npm and Chromium, and the first time a minute for Grafana's components; without
-    --prometheus also Prometheus, and a minute for the scenarios. Exit status 1 where a panel has an error.
+    --prometheus also Prometheus, and the first time one to three minutes for the scenarios. Exit status 1
+    where a panel has an error.
     """
     if importlib.util.find_spec("playwright") is None:
         options.stop(
@@ -154,6 +155,7 @@ def preview(
 
     try:
         chosen = _chosen(made.documents(with_figures(Thresholds(), figures or [])), dashboard or [])
+        output.mkdir(parents=True, exist_ok=True)
         bundle()  # before the scenarios, which take longer
         with _shown(prometheus, hours) as (url, start, end):
             choices = {} if run is None else {"run": run}
@@ -166,6 +168,8 @@ def preview(
             )
     except (ValueError, ChildError, MakingError, PreviewError) as error:
         options.stop("dashboards preview", str(error))
+    except OSError as error:
+        options.stop("dashboards preview", f"{error.filename}: {error.strerror}")
     for picture in pictures:
         empty = [panel.title for panel in picture.panels if panel.empty]
         print(picture.path, *([f"(no data: {', '.join(empty)})"] if empty else []))

@@ -114,7 +114,7 @@ def test_a_panel_asks_what_grafana_would(tmp_path: Path) -> None:
         },
     }
     over_day = {"start": "1800000000.000", "end": "1800086400.000"}
-    wide, table, inner, marks = dashboards.panels(dashboard, window, {"run": ".+"})
+    wide, table, inner, marks = dashboards.grafana.panels(dashboard, window, {"run": ".+"})
     assert wide == Panel(
         "wide",
         [Request("/api/v1/query_range", {"query": 'rate(x{run=~".+"}[75s])', **over_day, "step": "60"})],

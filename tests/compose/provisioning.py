@@ -14,11 +14,12 @@ import yaml
 from alerts import build
 from alerts.thresholds import Thresholds, duration
 from dashboards.build import render
-from tests.compose.stack import LOOPBACK, Config, in_tree, names, port
+from tests.compose.stack import LOOPBACK, Config, in_tree, in_volume, names, port
 
 DATASOURCES = "/etc/grafana/provisioning/datasources/trainvitals.yaml"
 DASHBOARDS = "/etc/grafana/provisioning/dashboards/trainvitals.yaml"
 SETTINGS = "/etc/trainvitals/settings.yaml"
+PROMETHEUS = "/etc/trainvitals/prometheus.yml"
 SCRAPED = {"trainvitals", "node-exporter", "alertmanager", "grafana", LOOPBACK}
 
 Services = dict[str, Config]
@@ -38,7 +39,7 @@ def _rendered() -> Mapping[str, Any]:
 def provisioning_faults(services: Services) -> list[str]:
     """A sentence for each promise that is not kept."""
     looks: tuple[Callable[[Services], list[str]], ...] = (
-        *(_rules, _intervals, _links, _scrapes, _addresses),
+        *(_rules, _intervals, _links, _scrapes, _credentials, _instances, _addresses),
         *(_datasource, _dashboards, _home, _who_comes_in),
     )
     found = []
@@ -58,8 +59,8 @@ def option(service: Config, name: str) -> str:
 
 
 def prometheus_file(services: Services) -> Path:
-    service = services["prometheus"]
-    return in_tree(service, option(service, "--config.file"))
+    """What the setup makes Prometheus' configuration of."""
+    return in_tree(services["setup"], PROMETHEUS)
 
 
 def _prometheus(services: Services) -> Any:
@@ -115,6 +116,29 @@ def _scrapes(services: Services) -> list[str]:
     if Thresholds().job not in {job["job_name"] for job in jobs}:
         found.append(f"no job is {Thresholds().job}, which the rules ask for")
     return found
+
+
+def _credentials(services: Services) -> list[str]:
+    """The scrape token opens the page of metrics, and the list of the nodes that registered."""
+    service, prometheus = services["trainvitals"], services["prometheus"]
+    token = in_volume(service, option(service, "--scrape-token-file"))
+    jobs = [job for job in _prometheus(services)["scrape_configs"] if job["job_name"] == Thresholds().job]
+    found = []
+    for what, asked in (("metrics", jobs), ("nodes", [sd for job in jobs for sd in job["http_sd_configs"]])):
+        for each in asked:
+            file = each.get("authorization", {}).get("credentials_file")
+            if file is None or in_volume(prometheus, file) != token:
+                found.append(f"Prometheus asks for {what} without the scrape token")
+    return found
+
+
+def _instances(services: Services) -> list[str]:
+    return [
+        f"job {job['job_name']} does not have the machine's name as its instance"
+        for job in _prometheus(services)["scrape_configs"]
+        for group in job["static_configs"]
+        if group.get("labels", {}).get("instance") != "${HOST_NAME}"
+    ]
 
 
 def _addresses(services: Services) -> list[str]:

@@ -20,11 +20,23 @@ FILE_NAME = "docker-compose.yml"
 FILE = FOLDER / FILE_NAME
 EXAMPLE = FOLDER / ".env.example"
 DOCKERFILE = FOLDER / "Dockerfile"
+CONSTRAINTS = FOLDER / "constraints.txt"
 
 PROFILES = ("cpu", "gpu")
 # What .env.example leaves open.
-OPEN = {"TRAINVITALS_GID": "998", "GRAFANA_ADMIN_PASSWORD": "of-the-test"}
+OPEN = {"TRAINVITALS_GID": "998", "HOST_NAME": "a-machine", "GRAFANA_ADMIN_PASSWORD": "of-the-test"}
 LOOPBACK = "127.0.0.1"
+
+# Who may be in which namespaces of the host, and mount which of its folders outside the repository, as what.
+_OF_HOST = {
+    "trainvitals": {"pid", "cgroup"},
+    "trainvitals-gpu": {"pid", "cgroup"},
+}
+_MOUNTED = {
+    "trainvitals": "/run/trainvitals",
+    "trainvitals-gpu": "/run/trainvitals",
+    "node-exporter": "/host",
+}
 
 Config = dict[str, Any]
 
@@ -61,8 +73,11 @@ def configuration(
     return dict(json.loads(done.stdout))
 
 
-def faults(config: Config) -> list[str]:
-    """A sentence for each thing that no service of ours may have, or must have and lacks."""
+def faults(config: Config, root: Path = ROOT) -> list[str]:
+    """A sentence for each thing that no service of ours may have, or must have and lacks.
+
+    `root` is the repository, files of which any service may mount.
+    """
     services: dict[str, Config] = config["services"]
     ends = {
         name
@@ -76,8 +91,9 @@ def faults(config: Config) -> list[str]:
         for fault in (
             *_identity_faults(service),
             *_confinement_faults(service),
+            *_namespace_faults(name, service),
             *_operation_faults(service, ends=name in ends),
-            *_mount_faults(service),
+            *_mount_faults(name, service, root),
         )
     ]
 
@@ -99,14 +115,25 @@ def _confinement_faults(service: Config) -> list[str]:
         found.append("has capabilities")
     if service.get("security_opt") != ["no-new-privileges:true"]:
         found.append("can gain privileges")
-    if service.get("network_mode") == "host":
-        found.append("is in the network of the host")
     found += [
         f"publishes port {port['published']} beyond loopback"
         for port in service.get("ports", ())
         if port.get("host_ip") != LOOPBACK
     ]
     return found
+
+
+def _namespace_faults(name: str, service: Config) -> list[str]:
+    namespaces = {
+        "network": service.get("network_mode"),
+        **{key: service.get(key) for key in ("pid", "cgroup", "ipc", "uts")},
+        "user": service.get("userns_mode"),
+    }
+    return [
+        f"is in the {kind} namespace of the host"
+        for kind, value in namespaces.items()
+        if value == "host" and kind not in _OF_HOST.get(name, ())
+    ]
 
 
 def _operation_faults(service: Config, *, ends: bool) -> list[str]:
@@ -126,16 +153,19 @@ def _operation_faults(service: Config, *, ends: bool) -> list[str]:
     return found
 
 
-def _mount_faults(service: Config) -> list[str]:
+def _mount_faults(name: str, service: Config, root: Path) -> list[str]:
     found = []
     for mount in service.get("volumes", ()):
         if mount["type"] != "bind":
             continue
         if not mount.get("read_only"):
             found.append(f"can write {mount['source']} of the host")
-        of_machine = mount["target"] == "/run/trainvitals"
-        if not (of_machine or Path(mount["source"]).exists()):
-            found.append(f"mounts {mount['source']}, which does not exist")
+        source = Path(mount["source"])
+        of_machine = mount["target"] == _MOUNTED.get(name)
+        if not of_machine and not source.is_relative_to(root):
+            found.append(f"mounts {source} of the host")
+        elif not of_machine and not source.exists():
+            found.append(f"mounts {source}, which does not exist")
     return found
 
 
@@ -190,9 +220,18 @@ def in_tree(service: Config, path: str) -> Path:
 
     Raises KeyError where nothing of this machine is.
     """
+    return Path(_mounted(service, path, "bind"))
+
+
+def in_volume(service: Config, path: str) -> PurePosixPath:
+    """In which volume a service finds a path, and where in it. Raises KeyError where no volume is."""
+    return _mounted(service, path, "volume")
+
+
+def _mounted(service: Config, path: str, kind: str) -> PurePosixPath:
     for mount in sorted(service["volumes"], key=lambda mount: -len(mount["target"])):
-        if mount["type"] == "bind" and PurePosixPath(path).is_relative_to(mount["target"]):
-            return Path(mount["source"]) / PurePosixPath(path).relative_to(mount["target"])
+        if PurePosixPath(path).is_relative_to(mount["target"]) and mount["type"] == kind:
+            return PurePosixPath(mount["source"]) / PurePosixPath(path).relative_to(mount["target"])
     raise KeyError(path)
 
 
@@ -203,11 +242,13 @@ class Machine:
     them.
     """
 
-    def __init__(self, root: Path, profile: str = "cpu") -> None:
+    def __init__(self, root: Path, *, variables: Mapping[str, str] | None = None) -> None:
+        """`variables` stand in .env beside those of `OPEN`."""
         self.root = root
         self.recordings = root / "recordings"
         self.recordings.mkdir()
-        self.config = configuration(profile, variables={**OPEN, "TRAINVITALS_DIR": str(self.recordings)})
+        own = {"TRAINVITALS_DIR": str(self.recordings), **(variables or {})}
+        self.config = configuration(variables={**OPEN, **own})
         self.addresses: dict[str, str] = {}
         for volume in self.config["volumes"]:
             self.volume(volume).mkdir(parents=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ _ALERTMANAGER_CHECK = 'test: [CMD, wget, -q, -O, /dev/null, "http://127.0.0.1:90
 PLANTED = (
     ('"127.0.0.1:${GRAFANA_PORT', '"${GRAFANA_PORT', "grafana publishes port 3000 beyond loopback"),
     ('"127.0.0.1:${TRAINVITALS', '"0.0.0.0:${TRAINVITALS', "trainvitals publishes port 8003 beyond loopback"),
-    ("network_mode: none", "network_mode: host", "setup is in the network of the host"),
+    ("network_mode: none", "network_mode: host", "setup is in the network namespace of the host"),
     ('user: "472:0"', 'user: "0:472"', "grafana runs as root"),
     ('    user: "472:0"\n', "", "grafana runs as root"),
     ("grafana:13.2.3", "grafana:latest", "not pinned to one version: grafana/grafana:latest"),
@@ -38,6 +39,13 @@ PLANTED = (
     (_ALERTMANAGER_CHECK, "disable: true", "alertmanager has no health check"),
     ("memory: 128m, ", "", "node-exporter has no limits"),
     ('options: {max-size: 10m, max-file: "3"}', "options: {}", "prometheus keeps its log for ever"),
+    ("    depends_on: {}\n", "    depends_on: {}\n    pid: host\n", "node-exporter is in the pid namespace"),
+    ('    user: "472:0"\n', '    user: "472:0"\n    cgroup: host\n', "grafana is in the cgroup namespace"),
+    ('    user: "472:0"\n', '    user: "472:0"\n    userns_mode: host\n', "grafana is in the user namespace"),
+    ("pid: host", "ipc: host", "trainvitals is in the ipc namespace"),
+    ("./alertmanager/secrets:", "/etc/ssl/private:", "alertmanager mounts /etc/ssl/private of the host"),
+    ("./setup.sh:", "/usr/bin/env:", "setup mounts /usr/bin/env of the host"),
+    ("target: /run/trainvitals", "target: /mnt", "trainvitals mounts /run/trainvitals of the host"),
     (":/run/secrets:ro", ":/run/secrets", "alertmanager can write"),
     ("./grafana/datasources.yaml", "./grafana/datasource.yaml", "datasource.yaml, which does not exist"),
 )
@@ -105,15 +113,25 @@ def test_the_volumes_that_carry_tokens_are_written_by_the_setup_alone() -> None:
         for mount in service["volumes"]
         if mount["type"] == "volume" and not mount.get("read_only")
     }
-    shared = {"prometheus-token", "alertmanager-config"}
+    shared = {"prometheus-config", "alertmanager-config"}
     assert {pair for pair in writers if pair[0] in shared} == {(volume, "setup") for volume in shared}
 
 
 @pytest.mark.parametrize(("old", "new", "fault"), PLANTED, ids=[fault for _, _, fault in PLANTED])
 def test_a_planted_fault_is_told(old: str, new: str, fault: str, tmp_path: Path) -> None:
-    assert any(
-        fault in each for each in faults(configuration(folder=changed_copy(tmp_path, FILE_NAME, old, new)))
-    )
+    config = configuration(folder=changed_copy(tmp_path, FILE_NAME, old, new))
+    assert any(fault in each for each in faults(config, tmp_path)), faults(config, tmp_path)
+
+
+def test_a_copy_without_a_fault_has_none(tmp_path: Path) -> None:
+    config = configuration(folder=changed_copy(tmp_path, FILE_NAME, "services:", "services:"))
+    assert faults(config, tmp_path) == []
+
+
+def test_what_holds_a_secret_is_kept_out_of_the_repository() -> None:
+    ignored = FILE.with_name(".gitignore").read_text().splitlines()
+    for name in (".env", "scrape-token", "service-token"):
+        assert any(fnmatch(name, line) for line in ignored)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,16 @@ import yaml
 
 from alerts.settings import read_settings
 from tests.compose.provisioning import SETTINGS, option, prometheus_file, provisioning_faults
-from tests.compose.stack import FILE_NAME, FOLDER, Machine, changed_copy, configuration, in_tree
+from tests.compose.stack import FILE_NAME, FOLDER, OPEN, Machine, changed_copy, configuration, in_tree
 from tests.prometheus import binary
 
 _PROMETHEUS, _DATASOURCES, _DASHBOARDS, _SETTINGS = (
     *("prometheus/prometheus.yml", "grafana/datasources.yaml"),
     *("grafana/dashboards.yaml", "alertmanager/settings.yaml"),
 )
+_TOKEN = "credentials_file: /etc/prometheus/config/scrape-token"
+_OF_METRICS = f"    authorization:\n      {_TOKEN}\n"
+_OF_NODES = f"        authorization:\n          {_TOKEN}\n"
 # In which file, what in the place of what, and the fault that must be told.
 PLANTED = (
     (_PROMETHEUS, "rules/*.yaml", "rules/*.yml", "not the rules"),
@@ -24,15 +27,30 @@ PLANTED = (
     (_PROMETHEUS, "job_name: training-service", "job_name: training", "no job is training-service"),
     (_PROMETHEUS, "targets: [grafana:3000]", "targets: []", "grafana is not scraped"),
     (_PROMETHEUS, "alertmanager:9093", "alertmanager:9094", "no service is alertmanager:9094"),
+    (_PROMETHEUS, _OF_METRICS, "", "asks for metrics without the scrape token"),
+    (_PROMETHEUS, _OF_NODES, "", "asks for nodes without the scrape token"),
+    (_PROMETHEUS, f"{_TOKEN}\n    static", f"{_TOKEN}s\n    static", "asks for metrics without"),
+    (
+        FILE_NAME,
+        "--scrape-token-file=/etc/trainvitals/",
+        "--scrape-token-file=/var/lib/",
+        "nothing is mounted",
+    ),
+    (
+        _PROMETHEUS,
+        'instance: "${HOST_NAME}"',
+        "instance: a",
+        "training-service does not have the machine's name",
+    ),
     (_SETTINGS, "http://trainvitals:8003", "http://service:8003", "no service is service:8003"),
     (_DATASOURCES, "http://prometheus:9090", "http://localhost:9090", "no service is localhost:9090"),
     (_DATASOURCES, "uid: prometheus", "uid: main", "data source is another"),
     (_DATASOURCES, "isDefault: true", "isDefault: false", "does not ask Grafana's data source"),
     (_DASHBOARDS, "path: /etc/grafana/dashboards", "path: /var/lib/dashboards", "nothing is mounted"),
     (_DASHBOARDS, "disableDeletion: true", "disableDeletion: false", "changed or deleted"),
-    (FILE_NAME, "../dashboards/generated:", "../dashboards:", "not the dashboards"),
+    (FILE_NAME, "${DASHBOARDS:-../dashboards/generated}", "../dashboards", "not the dashboards"),
     (FILE_NAME, "target: /etc/prometheus/rules", "target: /etc/rules", "nothing is mounted"),
-    (FILE_NAME, "prometheus.yml:/etc/prometheus/prom", "prometheus.yml:/etc/prom", "nothing is mounted"),
+    (FILE_NAME, "prometheus.yml:/etc/trainvitals/prom", "prometheus.yml:/etc/prom", "nothing is mounted"),
     (FILE_NAME, "dashboards/trainvitals-", "dashboards/", "is none of the dashboards"),
     (FILE_NAME, "${GRAFANA_PORT:-3000}/", "${PROMETHEUS_PORT:-9090}/", "takes itself to be elsewhere"),
     (FILE_NAME, '"${GRAFANA_ANONYMOUS:-false}"', '"true"', "Grafana lets everybody in"),
@@ -66,7 +84,7 @@ def test_promtool_takes_the_configuration(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("token/scrape-", "token/no-"), ("static_configs", "static_config"), ("15s", "often")]
+    ("old", "new"), [("config/scrape-", "config/no-"), ("static_configs", "static_config"), ("15s", "often")]
 )
 def test_promtool_refuses_a_planted_fault(old: str, new: str, machine: Machine) -> None:
     assert "FAILED" in promtool(machine, old, new)
@@ -82,6 +100,34 @@ def promtool(machine: Machine, old: str = "", new: str = "") -> str:
         [binary("promtool"), "check", "config", here], capture_output=True, text=True, check=False
     )
     return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_the_setup_writes_the_names_of_machine_and_cluster_into_prometheus_configuration(
+    machine: Machine,
+) -> None:
+    made = yaml.safe_load((machine.volume("prometheus-config") / "prometheus.yml").read_text())
+    assert made["global"]["external_labels"] == {"cluster": "local"}
+    groups = [group for job in made["scrape_configs"] for group in job["static_configs"]]
+    assert [group["labels"] for group in groups] == [{"instance": "a-machine"}] * 5
+
+
+@pytest.mark.parametrize("name", ["HOST_NAME", "CLUSTER"])
+def test_a_name_that_would_break_the_configuration_ends_the_setup(name: str, tmp_path: Path) -> None:
+    machine = Machine(tmp_path, variables={name: 'a", b: "/c'})
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        machine.set_up()
+    assert 'and not: a", b: "/c' in failed.value.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "service", "path"),
+    [("RULES", "prometheus", "/etc/prometheus/rules"), ("DASHBOARDS", "grafana", "/etc/grafana/dashboards")],
+)
+def test_rules_and_dashboards_of_your_own_take_the_place_of_ours(
+    variable: str, service: str, path: str, tmp_path: Path
+) -> None:
+    services = configuration(variables={**OPEN, variable: str(tmp_path)})["services"]
+    assert in_tree(services[service], path) == tmp_path
 
 
 def test_amtool_takes_what_the_setup_makes_of_the_settings(machine: Machine) -> None:
@@ -101,10 +147,10 @@ def test_amtool_takes_what_the_setup_makes_of_the_settings(machine: Machine) -> 
 
 
 def test_the_tokens_are_for_the_group_of_the_image_and_nobody_else(machine: Machine) -> None:
-    volumes = [machine.volume(name) for name in ("alertmanager-config", "prometheus-token")]
+    volumes = [machine.volume(name) for name in ("alertmanager-config", "prometheus-config")]
     made = [path for volume in volumes for path in volume.iterdir()]
     assert {path.name: f"{path.stat().st_mode & 0o777:o}" for path in made} == dict.fromkeys(
-        ("alertmanager.yml", "trainvitals.tmpl", "service-token", "scrape-token"), "640"
+        ("alertmanager.yml", "trainvitals.tmpl", "service-token", "prometheus.yml", "scrape-token"), "640"
     )
     group = machine.service("setup")["user"].partition(":")[2]
     for reader in ("prometheus", "alertmanager"):
@@ -116,10 +162,14 @@ def test_a_second_setup_keeps_the_tokens_and_one_after_a_loss_makes_new_ones(tmp
     machine = Machine(tmp_path)
     machine.set_up()
     token = machine.volume("alertmanager-config") / "service-token"
-    scrape_token = machine.volume("prometheus-token") / "scrape-token"
+    scrape_token = machine.volume("prometheus-config") / "scrape-token"
     made = (token.read_text(), scrape_token.read_text())
     machine.set_up()
     assert (token.read_text(), scrape_token.read_text()) == made
+    scrape_token.unlink()
+    machine.set_up()
+    assert scrape_token.read_text() not in ("", made[1])
+    made = (token.read_text(), scrape_token.read_text())
     for lost in (token, machine.volume("state") / "tokens.json"):
         before = token.read_text()
         lost.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ def test_a_killed_run_is_told_to_the_service_by_the_files_as_they_are(tmp_path: 
         )
         for path in ("/metrics", "/api/v1/runs", "/api/v1/alerts"):
             assert loopback.get(f"{service}{path}").status_code == 401
+        node = _start_node(machine, children, service)
         trainer = Trainer(machine.recordings, "a-run")
         trainer.do("steps(3)")
         seen = f'{catalog.TRAINING_STEPS_TOTAL}{{job="training-service", run="a-run"}}'
@@ -59,8 +61,10 @@ def test_a_killed_run_is_told_to_the_service_by_the_files_as_they_are(tmp_path: 
 
         _wait_until(lambda: bool(told()))
         assert {(labels["run"], labels["cluster"]) for labels in told()} == {("a-run", "local")}
-        scraped = {job for job in _JOBS if _query(prometheus, f'up{{job="{job}"}} == 1')}
+        up = 'up{{job="{}",instance="{}"}} == 1'
+        scraped = {job for job in _JOBS if _query(prometheus, up.format(job, "a-machine"))}
         assert scraped == {"training-service", "prometheus", "alertmanager"}  # the others are not here
+        _wait_until(lambda: bool(_query(prometheus, up.format("training-service", node))))
     finally:
         for child in reversed(children):
             child.stop()
@@ -81,6 +85,36 @@ def _start_service(machine: Machine, children: list[Child]) -> str:
     )
     machine.addresses["trainvitals:8003"] = url.removeprefix("http://")
     return url
+
+
+def _start_node(machine: Machine, children: list[Child], service: str) -> str:
+    """Another machine's service, which registers at ours as docs/compose.md says; where it is scraped."""
+    folder = machine.root / "node"
+    folder.mkdir()
+    token = folder / "operator-token"
+    made = [sys.executable, "-m", "trainvitals", "token", "create", "node", "--role", "operator"]
+    variables = {**environment(), **machine.environment("trainvitals")}
+    with token.open("wb") as output:
+        subprocess.run(made, env=variables, stdout=output, stderr=subprocess.DEVNULL, check=True)
+    scrape_token = machine.volume("prometheus-config") / "scrape-token"
+
+    def command(address: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "trainvitals", "serve", f"--listen={address}"),
+            *(f"--dir={folder}", f"--state={folder / 'history.db'}"),
+            *(f"--scrape-token-file={scrape_token}", f"--register-at={service}"),
+            *(f"--register-as={address}", f"--register-token-file={token}"),
+        ]
+
+    _, url = start_server(
+        "node",
+        command,
+        folder / "node.log",
+        ready_path="/ready",
+        started=children.append,
+        environment=environment(),
+    )
+    return url.removeprefix("http://")
 
 
 def _start(machine: Machine, children: list[Child], name: str, program: str, *more: str, port: int) -> str:

@@ -10,7 +10,8 @@ from alerts import memory
 from alerts.build import groups
 from alerts.rules import AlertRule, RecordingRule
 from alerts.thresholds import Thresholds
-from dashboards import build, events, foundation, telemetry_alerts, telemetry_health
+from dashboards import build, events, foundation
+from dashboards.rows import telemetry_alerts, telemetry_health
 from exporters.catalog import CATALOG
 from tests.dashboards import linter
 

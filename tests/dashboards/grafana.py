@@ -44,7 +44,8 @@ class StubGrafana:
     """A Grafana on a free loopback port for as long as the `with` block, below the path `under`.
 
     `permissions` are those of TOKEN; `asked` and `writes` count what it was asked and
-    what was written; `always`, if given, is all it answers. `tls` is a certificate and its key.
+    what was written; `always`, if given, is all it answers, below the path `always_at`.
+    `tls` is a certificate and its key.
     """
 
     def __init__(self, under: str = "", tls: tuple[Path, Path] | None = None) -> None:
@@ -54,6 +55,7 @@ class StubGrafana:
         self.asked = 0
         self.writes = 0
         self.always: Answer | None = None
+        self.always_at = "/"
         self._under = under
         grafana = self
 
@@ -103,9 +105,9 @@ class StubGrafana:
 
     def _answer(self, target: str, authorization: str | None, body: bytes | None) -> Answer:
         self.asked += 1
-        if self.always is not None:
-            return self.always
         parts = urlsplit(target)
+        if self.always is not None and parts.path.startswith(self.always_at):
+            return self.always
         if not parts.path.startswith(f"{self._under}/api/"):
             return Answer(404, "404 page not found")
         if authorization != f"Bearer {TOKEN}":

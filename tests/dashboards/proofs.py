@@ -18,8 +18,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanaDashboar
 
 from alerts.thresholds import Thresholds
 from dashboards import build, colors, links
-from dashboards.dashboard import GRID_COLUMNS, SCHEMA_VERSION, TAG
-from dashboards.panels import DATASOURCE
+from dashboards.grafana.dashboard import GRID_COLUMNS, SCHEMA_VERSION, TAG
+from dashboards.grafana.panels import DATASOURCE
 from tests.dashboards import linter
 from tests.dashboards.generated import Json
 from tests.dashboards.linter import Problem

@@ -20,7 +20,7 @@ from alerts.rules import AlertRule
 from alerts.thresholds import Thresholds
 from dashboards import alerts
 from dashboards.colors import BAD
-from dashboards.panels import DataPanel
+from dashboards.grafana.panels import DataPanel
 from tests.alerts.answers import Sample, ask
 from tests.dashboards import promql
 

@@ -5,8 +5,8 @@ from typing import Any
 import attr
 import pytest
 
-from dashboards.dashboard import Dashboard, DatasourceVariable, LabelVariable, Row, Shelf, stack
-from dashboards.panels import Query, TimeSeries
+from dashboards.grafana.dashboard import Dashboard, DatasourceVariable, LabelVariable, Row, Shelf, stack
+from dashboards.grafana.panels import Query, TimeSeries
 
 
 def line() -> TimeSeries:

@@ -5,7 +5,8 @@ from typing import Any
 
 from alerts.fleet import DOWN_PHASE, PRODUCTIVE_PHASES
 from alerts.thresholds import Thresholds
-from dashboards import goodput, over_range
+from dashboards import goodput
+from dashboards.queries import over_range
 from tests.dashboards import linter
 from trainer_hooks.recording import PHASES
 

@@ -6,7 +6,7 @@ import pytest
 
 from alerts.thresholds import Thresholds
 from dashboards import colors, gpus
-from dashboards.panels import Json
+from dashboards.grafana.panels import Json
 from exporters.catalog import CATALOG
 from exporters.gpu.simulated import THROTTLE_REASONS
 from tests.dashboards import linter, promql

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from dashboards.colors import BAD, GOOD, NEUTRAL, WARNING
-from dashboards.dashboard import Dashboard, Shelf, stack
-from dashboards.panels import (
+from dashboards.grafana.dashboard import Dashboard, Shelf, stack
+from dashboards.grafana.panels import (
     DataLink,
     DataPanel,
     Query,
@@ -20,8 +20,8 @@ from dashboards.panels import (
     rising,
     thresholds_of,
 )
-from dashboards.tables import Column, Table, widths
-from dashboards.timelines import Heatmap
+from dashboards.grafana.tables import Column, Table, widths
+from dashboards.grafana.timelines import Heatmap
 
 
 def line(**choices: Any) -> TimeSeries:
@@ -91,6 +91,14 @@ def test_what_is_not_said_is_not_in_the_json() -> None:
 
 def test_a_panel_of_many_series_can_ask_for_fewer_points_than_it_has_pixels() -> None:
     assert shown_panel(line(most_points=400))["maxDataPoints"] == 400
+
+
+def test_what_is_stacked_can_be_shown_as_shares() -> None:
+    def mode(**choices: Any) -> Any:
+        return shown_panel(line(**choices))["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"]
+
+    assert (mode(), mode(stacked=True)) == ("none", "normal")
+    assert mode(stacked=True, to_full_height=True) == "percent"
 
 
 def test_queries_are_lettered_in_their_order() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from alerts.thresholds import Thresholds
 from dashboards import build
-from dashboards.push import FOLDERS_A_PAGE, Grafana, GrafanaError, Pushed, push
+from dashboards.grafana.push import FOLDERS_A_PAGE, Grafana, GrafanaError, Pushed, push
 from tests.dashboards.grafana import TOKEN, Answer, StubGrafana
 from tests.trainvitals.test_tls import made_pair
 
@@ -165,6 +165,8 @@ def test_a_dashboard_that_a_file_provisions_is_left_to_that_file(stub: StubGrafa
         ),
         (Answer(200, "<html>Welcome</html>"), "answers, but not as Grafana does"),
         (Answer(200, {"status": "ok"}), "answers, but not as Grafana does"),
+        (Answer(200, [{}]), "answers, but not as Grafana does"),
+        (Answer(200, "[1]"), "answers, but not as Grafana does"),
         (Answer(304, ""), "refuses it (304)"),
         (Answer(409, {"message": "exists"}), "has the folder, but hides it from the token (409: exists)"),
         (Answer(429, {}, (("Retry-After", "7"),)), "is asked too much (429, for 7 s): try again"),
@@ -178,6 +180,12 @@ def test_an_answer_that_will_not_do_is_one_line_that_says_what_to_do(
 ) -> None:
     stub.always = answer
     assert f"{stub.url} {said.format(url=stub.url)}" in refused(stub.url)
+
+
+@pytest.mark.parametrize("body", [{"status": "ok"}, {"dashboard": None, "meta": {}}, "[]"])
+def test_an_answer_that_is_no_dashboard_is_said(body: Json | str, stub: StubGrafana) -> None:
+    stub.always, stub.always_at = Answer(200, body), "/api/dashboards"
+    assert "answers, but not as Grafana does" in refused(stub.url)
 
 
 def test_what_was_written_before_a_failure_is_yielded(stub: StubGrafana) -> None:
@@ -246,7 +254,7 @@ def test_no_proxy_stands_before_a_grafana_of_this_machine(
 def test_a_grafana_that_does_not_answer_is_given_up(
     stub: StubGrafana, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dashboards.push.TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("dashboards.grafana.push.TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert refused(url) == f"{url} did not answer within 0.2 s"

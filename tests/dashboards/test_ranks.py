@@ -5,9 +5,10 @@ import re
 import pytest
 
 from alerts.thresholds import Thresholds
-from dashboards import colors, order, ranks, run
-from dashboards.dashboard import Dashboard
-from dashboards.panels import Json
+from dashboards import colors, ranks, run
+from dashboards.grafana.dashboard import Dashboard
+from dashboards.grafana.panels import Json
+from dashboards.queries import order
 from exporters.catalog import CATALOG
 from tests.dashboards import linter, promql
 from trainer_hooks.recording import PHASES

@@ -28,6 +28,9 @@ RUNS = {
     "failed": "kestrel-classifier",
     "without GPUs": "meridian-reranker",
 }
+# It is in the cluster west too, on the last of the instances there.
+IN_TWO_CLUSTERS = RUNS["failed"]
+WEST = ("node-i:8003", "node-i:9100", "node-k:8003", "node-k:9100")
 
 
 class Recorded(NamedTuple):
@@ -124,11 +127,48 @@ def test_choosing_a_cluster_leaves_its_alerts_and_those_of_no_cluster(recorded: 
 
 
 @every_dashboard
+def test_runs_of_one_name_in_two_clusters_are_kept_apart(dashboard: Json, recorded: Recorded) -> None:
+    seen_in_both = 0
+    for query in questions(dashboard):
+        west, other, both = (
+            recorded.ask(dashboard, query, run=IN_TWO_CLUSTERS, cluster=cluster)
+            for cluster in ("west", "", ".*")
+        )
+        if "ALERTS" in query.expr:  # those of no cluster are shown with each
+            continue
+        seen_in_both += bool(west and other)
+        assert {place(one) for one in west} <= {"west", None}, query
+        assert {place(one) for one in other} <= {"other", None}, query
+        of_west, of_other = by_labels(west), by_labels(other)
+        if of_west.keys() & of_other.keys() or "topk" in query.expr or "bottomk" in query.expr:
+            continue  # one figure of both, or the first few of all
+        each = of_west | of_other
+        assert by_labels(both).keys() == each.keys(), query
+        for labels, points in by_labels(both).items():
+            # A sum's last digit goes by the order in which Prometheus adds up.
+            assert points == pytest.approx(each[labels], rel=1e-9, nan_ok=True), query
+    assert seen_in_both > 3
+
+
+def place(series: Series) -> str | None:
+    """Where it comes from; None where its labels do not tell."""
+    cluster, instance = series.labels.get("cluster"), series.labels.get("instance")
+    if cluster is None and instance is None:
+        return None
+    return "west" if cluster == "west" or instance in WEST else "other"
+
+
+def by_labels(series: list[Series]) -> dict[frozenset[tuple[str, str]], dict[float, float]]:
+    """The points of each series, its values by their times."""
+    return {frozenset(one.labels.items()): dict(one.points) for one in series if one.points}
+
+
+@every_dashboard
 def test_every_variable_finds_its_values(dashboard: Json, recorded: Recorded) -> None:
     expected = {
         "cluster": {"west"},
         "job": {"training-service"},
-        "instance": {f"node-{letter}:8003" for letter in "abcdefghij"},
+        "instance": {f"node-{letter}:8003" for letter in "abcdefghijk"},
         "run": {*RUNS.values(), "tiny-chat-lr1e-4", "tiny-chat-lr3e-4"},
         "gpu": {"0", "1", "2", "3"},
         "rank": {"0", "1"},

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dashboards.dashboard import Dashboard, Shelf, stack
-from dashboards.trend import Trend
+from dashboards.grafana.dashboard import Dashboard, Shelf, stack
+from dashboards.grafana.trend import Trend
 
 
 def shown(**choices: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from alerts.thresholds import Thresholds
 from dashboards.build import documents, render
-from dashboards.panels import Json
+from dashboards.grafana.panels import Json
 from dashboards.preview.picture import PanelReport, Picture
 from tests.dashboards.grafana import TOKEN, StubGrafana
 from trainvitals.dashboards import app
@@ -147,6 +147,16 @@ def test_a_preview_of_a_dashboard_that_is_not_there_names_those_that_are(tmp_pat
         "trainvitals dashboards preview: --dashboard fleet: there is none of that uid"
     )
     assert "trainvitals-foundation" in done.stderr
+
+
+def test_a_preview_into_what_is_no_folder_is_said_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    done = dashboards("preview", "-o", tmp_path / "taken")
+
+    assert (done.exit_code, done.output) == (
+        1,
+        f"trainvitals dashboards preview: {tmp_path}/taken: File exists\n",
+    )
 
 
 def test_a_preview_without_what_draws_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import exp
 from pathlib import Path
 from random import Random
@@ -11,6 +11,7 @@ from trainvitals.scenarios import others
 from trainvitals.scenarios.clock import Clock
 from trainvitals.scenarios.gpus import Fault
 from trainvitals.scenarios.node import Node
+from trainvitals.scenarios.page import Page
 from trainvitals.scenarios.tape import Tape, series
 from trainvitals.scenarios.training import Attempt, Plan
 
@@ -34,7 +35,7 @@ class Fleet:
         self._attempts: list[Attempt] = []
         self._happenings: list[tuple[float, Callable[[], None]]] = []
         self._scraped_since: dict[str, float] = {}
-        self._full_names: dict[tuple[str, str], str] = {}
+        self._pages: dict[str, Page] = {}
 
     def node(
         self,
@@ -100,25 +101,12 @@ class Fleet:
             tape.add(at, _of_scrape(target, seconds=0.001, lines=None))
             return
         self.clock.set(at)
-        lines = [line for line in node.page().splitlines() if not line.startswith("#")]
+        lines = list(self._pages.setdefault(node.name, Page(target)).lines(node.publishes()))
         self.clock.set(at)
         # The page is of what collectors have told before: it takes as long as it is.
         took = (_SCRAPE_SECONDS + _SCRAPE_SECONDS_A_LINE * len(lines)) * exp(self._random.gauss(0, 0.15))
-        tape.add(at, self._named(lines, target))
+        tape.add(at, lines)
         tape.add(at, _of_scrape(target, took, len(lines)))
-
-    def _named(self, lines: Iterable[str], target: dict[str, str]) -> Iterator[str]:
-        """Each sample of a page with the target's labels."""
-        of_target = ",".join(f'{name}="{value}"' for name, value in target.items())
-        known = self._full_names
-        for line in lines:
-            name, _, value = line.rpartition(" ")
-            full = known.get((name, of_target))
-            if full is None:
-                bare, brace, labels = name.partition("{")
-                full = f"{bare}{{{of_target}," + labels if brace else f"{bare}{{{of_target}}}"
-                known[name, of_target] = full
-            yield f"{full} {value}"
 
 
 def scrape_others(tape: Tape, at: float, age_seconds: float) -> None:

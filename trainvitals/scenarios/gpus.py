@@ -19,6 +19,8 @@ IDLE, HUNG, HEALTHY = "idle", "hung", "healthy"
 _LASTING = ("xid79", "lost", "gone", "ecc", "row-remap", "pcie", "nvlink", "recovery", "withheld")
 # Other GPUs of a node have another load at the same moment.
 _APART_SECONDS = 1.7
+# Short enough for the shortest that happens to a GPU at work, the eight seconds of a checkpoint.
+_STEP_SECONDS = 5.0
 _MEMORY_OF_NOBODY_BYTES = 0.6 * GIB
 # Names that only events bring stay until the next boot.
 _OF_EVENTS = (catalog.NVIDIA_GPU_XID_ERRORS_TOTAL, catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS)
@@ -133,7 +135,9 @@ class _Gpu:
     def _simulation(self, text: str) -> SimulatedGpus:
         clock, behind = self._clock, _APART_SECONDS * self._index
         simulation = parse_simulation(f"1:{text}" if ":" not in text else text)
-        return SimulatedGpus(simulation, self._own_ranks, clock=lambda: clock() - behind)
+        return SimulatedGpus(
+            simulation, self._own_ranks, clock=lambda: clock() - behind, step_seconds=_STEP_SECONDS
+        )
 
     def _own_ranks(self) -> Sequence[RankProcess]:
         return [rank._replace(local_rank=0) for rank in self._ranks() or () if rank.local_rank == self._index]

@@ -11,7 +11,7 @@ from pathlib import Path
 from trainvitals.scenarios.fleet import Fleet, scrape_others
 from trainvitals.scenarios.period import Period
 from trainvitals.scenarios.story import LONG_RUN_SECONDS, SCENES, long_run
-from trainvitals.scenarios.tape import Tape
+from trainvitals.scenarios.tape import Tape, TapeError
 
 _PROCESSES = 2
 # Of a run's past, the hours that rules look at sample by sample, and how often before that.
@@ -93,7 +93,10 @@ def main() -> None:
     parser.add_argument("--with-others", action="store_true")
     parser.add_argument("scenes", nargs="+", choices=list(SCENES))
     given = parser.parse_args()
-    make(given.working, given.blocks, Period(*given.period), given.scenes, with_others=given.with_others)
+    try:
+        make(given.working, given.blocks, Period(*given.period), given.scenes, with_others=given.with_others)
+    except TapeError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

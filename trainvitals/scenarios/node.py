@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
-from exporters import catalog, exposition
+from exporters import catalog
 from exporters.collector import Runner, Sample
 from exporters.gpu.node import published
 from exporters.history.database import Database
@@ -73,15 +73,14 @@ class Node:
         """The attempt has ranks here."""
         self._attempts.append(attempt)
 
-    def page(self) -> str:
-        """What the service publishes now."""
+    def publishes(self) -> list[Sample]:
+        """What the service has on its page now."""
         self._recordings_runner.run_once()
         if self._clock.now - self._history_at >= _HISTORY_EVERY_SECONDS:
             self._history_at = self._clock.now
             self._history_runner.run_once()
         self._gpu_runner.run_once()
-        text, _ = exposition.render(published(self._samples()), None)
-        return text.decode()
+        return published(self._samples())
 
     def close(self) -> None:
         for runner in (self._recordings_runner, self._history_runner, self._gpu_runner):

@@ -73,16 +73,19 @@ def states(rule: AlertRule, active: Sequence[float], period: Period) -> Iterator
     With each: "pending" or "firing", and since when it has been active.
     """
     results = set(active)
-    since = kept_since = math.nan
+    since = over_since = math.nan
     firing = False
     for at in period.moments():
         if at in results:
             if math.isnan(since):
                 since = at
-            kept_since = at
+            over_since = math.nan
             firing = firing or at - since >= rule.for_seconds
-        elif not firing or at - kept_since >= rule.keep_firing_for_seconds:
-            since, firing = math.nan, False
+        else:
+            # It is kept from the first evaluation without a result on, not from the last with one.
+            over_since = at if math.isnan(over_since) else over_since
+            if not firing or at - over_since >= rule.keep_firing_for_seconds:
+                since, firing = math.nan, False
         if not math.isnan(since):
             yield at, "firing" if firing else "pending", since
 

@@ -14,14 +14,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
+
+import exporters
+import trainer_hooks
 from alerts import build
 from alerts.rules import AlertRule
 from alerts.thresholds import Thresholds
-from exporters.catalog import CATALOG
 from trainvitals.child import ChildError, start_server
 from trainvitals.scenarios import making, rules, story
+from trainvitals.scenarios.making import MakingError
 from trainvitals.scenarios.period import Period
-from trainvitals.scenarios.tape import Tape
+from trainvitals.scenarios.tape import Tape, TapeError
 
 STEP_SECONDS = 20.0
 _MADE = "scenarios.json"
@@ -73,15 +77,22 @@ def _made_before(directory: Path, asked: Mapping[str, Any]) -> Period | None:
 
 
 def _code() -> str:
-    """Changes with what the scenarios are made of."""
+    """Changes with what the scenarios are made of: trainings, what is published of them, and rules."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sources():
         digest.update(path.read_bytes())
-    digest.update(json.dumps([build.rule_files(Thresholds()), *CATALOG]).encode())
+    digest.update(json.dumps(build.rule_files(Thresholds())).encode())
     return digest.hexdigest()
 
 
+def sources() -> list[Path]:
+    """The files whose code makes the samples."""
+    packages = (__file__, exporters.__file__, trainer_hooks.__file__)
+    return sorted(path for package in packages for path in Path(package).parent.rglob("*.py"))
+
+
 def _make(directory: Path, asked: Mapping[str, Any]) -> Period:
+    """Raises ChildError and MakingError."""
     blocks = directory / _BLOCKS
     (directory / _MADE).unlink(missing_ok=True)
     shutil.rmtree(blocks, ignore_errors=True)
@@ -92,7 +103,12 @@ def _make(directory: Path, asked: Mapping[str, Any]) -> Period:
     with tempfile.TemporaryDirectory(prefix="making-", dir=directory) as working:
         making.make_in_processes(Path(working), blocks, period, asked["scenes"])
         periods = [*making.before_story(period, asked["scenes"]), period]
-        _evaluate(Path(working), periods, blocks)
+        try:
+            _evaluate(Path(working), periods, blocks)
+        except TapeError as error:
+            raise MakingError(str(error)) from error
+        except httpx.HTTPError as error:
+            raise MakingError(f"the rules could not be evaluated: {error}") from error
     (directory / _MADE).write_text(json.dumps({"period": period, "asked": asked}))
     return period
 

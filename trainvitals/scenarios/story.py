@@ -235,7 +235,7 @@ def failed(fleet: Fleet) -> None:
 
 
 def other_cluster(fleet: Fleet) -> None:
-    """A GPU in instances whose driver does not tell everything, and a service that dies."""
+    """A GPU in instances with a driver that tells little, a service that dies, a run named like another's."""
     node = fleet.node(
         "node-i", gpus=1, mig=frozenset({0}), faults={0: (Fault(fleet.start, "withheld"),)}, cluster="west"
     )
@@ -244,6 +244,9 @@ def other_cluster(fleet: Fleet) -> None:
         node.service_is_up = False
 
     fleet.at(fleet.start + 160 * _MINUTE, service_dies)
+    twin = replace(FAILED, step_seconds=15.0, loss_steps=200, evaluate_every=40, checkpoint_every=60)
+    beside = fleet.node("node-k", gpus=1, cluster="west")
+    fleet.at(fleet.start + 95 * _MINUTE, lambda: fleet.begins(twin, (beside, 0)))
 
 
 def long_run(fleet: Fleet) -> None:

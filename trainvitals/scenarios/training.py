@@ -140,6 +140,8 @@ class Attempt:
             each.count("steps_expected", self.plan.steps)
             each.count("resumed_from_step", self.from_step)
             each.count("step", self.from_step)
+            if self.from_step:
+                each.event("resume", start_ns, step=self.from_step)
             if self.plan.on_gpus:
                 each.tell("peak_flops", PEAK_FLOPS)
                 each.tell("cuda_alloc_retries", 0.0)

@@ -54,7 +54,8 @@ def test_an_alert_waits_for_its_time_and_begins_anew_after_a_gap() -> None:
 
 
 def test_an_alert_is_kept_firing() -> None:
-    assert told(alert(keep_firing_for_seconds=30), 20, 30) == "--FFFF-----"
+    assert told(alert(keep_firing_for_seconds=30), 20, 30) == "--FFFFF----"
+    assert told(alert(keep_firing_for_seconds=30), 20, 50) == "--FFFFFFF--"
 
 
 def test_since_when_it_is_active_is_told_with_each_moment() -> None:

@@ -14,10 +14,14 @@ from alerts.build import groups
 from alerts.lifecycle import TRAINING_RUN_KILLED
 from alerts.rules import RecordingRule
 from alerts.thresholds import Thresholds
-from exporters import catalog
+from exporters import catalog, exposition
 from exporters.catalog import CATALOG
+from trainer_hooks import recording
+from trainvitals.scenarios import making, served
+from trainvitals.scenarios.making import MakingError
 from trainvitals.scenarios.served import Scenarios, serve_scenarios
 from trainvitals.scenarios.story import FINE_TUNING, KILLED, WHOLE_STORY
+from trainvitals.scenarios.tape import TapeError
 
 TEN_MINUTES = ("ten_minutes",)
 
@@ -101,6 +105,30 @@ def test_they_are_served_again_and_at_the_same_time_without_being_made_anew(
         assert (again.start, again.end) == (scenarios.start, scenarios.end)
         assert again.url != scenarios.url
         assert names(again) == names(scenarios)
+
+
+def test_they_are_made_anew_when_what_trainings_record_or_services_publish_changes() -> None:
+    code = {Path(module.__file__ or "") for module in (making, exposition, recording)}
+    assert code <= set(served.sources())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TapeError("promtool could not make blocks: full"), "promtool could not make blocks: full"),
+        (httpx.ReadTimeout("timed out"), "the rules could not be evaluated: timed out"),
+    ],
+)
+def test_what_fails_in_the_making_is_one_error(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(making, "make_in_processes", lambda *arguments: None)
+    monkeypatch.setattr(served, "_evaluate", fails)
+    with pytest.raises(MakingError, match=said), serve_scenarios(tmp_path, TEN_MINUTES):
+        pass
 
 
 @pytest.mark.long

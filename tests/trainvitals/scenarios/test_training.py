@@ -12,6 +12,7 @@ from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Sample
 from exporters.recordings import RecordingsCollector
+from tests.trainer_hooks.recorded import recorded
 from trainvitals.scenarios.clock import Clock
 from trainvitals.scenarios.story import FINE_TUNING
 from trainvitals.scenarios.training import Attempt, Place
@@ -108,7 +109,7 @@ def test_the_loss_falls_and_is_evaluated(watched: Watched) -> None:
     assert value(late, catalog.TRAINING_CHECKPOINTS_TOTAL, result="ok") == 2
 
 
-def test_a_killed_one_is_taken_up_again_from_its_checkpoint(watched: Watched) -> None:
+def test_a_killed_one_is_taken_up_again_from_its_checkpoint(watched: Watched, tmp_path: Path) -> None:
     watched.at(180)
     first = watched.attempt
     first.is_killed()
@@ -119,6 +120,8 @@ def test_a_killed_one_is_taken_up_again_from_its_checkpoint(watched: Watched) ->
     assert (state(killed), state(resumed)) == ("killed", "running")
     assert value(resumed, catalog.TRAINING_RESUMED_FROM_STEP) == first.checkpoint_step == 30
     assert value(resumed, catalog.TRAINING_RESTARTS_TOTAL) == 1
+    told = [event["step"] for each in recorded(tmp_path) for event in each.of("resume")]
+    assert told == [30, 30]  # of either rank
 
 
 def test_a_stalled_one_waits_in_the_backward_pass(watched: Watched) -> None:

@@ -1,0 +1,1 @@
+"""PromQL that several dashboards write alike."""

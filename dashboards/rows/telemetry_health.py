@@ -1,0 +1,421 @@
+"""Whether the telemetry itself is sound, and what it costs: services, history, rules, the hook."""
+
+from __future__ import annotations
+
+from alerts.thresholds import Thresholds
+from dashboards import links
+from dashboards.colors import BAD, GOOD, TRAINING, WARNING
+from dashboards.grafana.dashboard import Shelf
+from dashboards.grafana.panels import Query, Text, TimeSeries, colored_names, dashed, limit, rising
+from dashboards.grafana.tables import Column, Table
+from dashboards.queries import top
+from dashboards.rows.telemetry_alerts import (
+    NOTIFICATIONS_FAILED_TOTAL,
+    RULE_EVALUATION_FAILURES_TOTAL,
+    SCRAPE_DURATION_SECONDS,
+    UP,
+)
+from dashboards.variables import of_node, of_other_exporter, of_run, of_target
+from exporters import catalog
+
+SCRAPE_SAMPLES_SCRAPED = "scrape_samples_scraped"
+RULE_GROUP_LAST_DURATION_SECONDS = "prometheus_rule_group_last_duration_seconds"
+NOTIFICATIONS_TOTAL = "alertmanager_notifications_total"
+
+_SERVICE = "(cluster, instance)"
+_COLLECTOR = "(cluster, instance, collector)"
+_RANK = "(cluster, run, rank)"
+# As many lines as a small panel has room to name.
+_MOST = 5
+_OUR_RULES = 'rule_group=~".*;trainvitals[.].+"'
+
+
+def shelves(thresholds: Thresholds) -> list[Shelf]:
+    return [
+        Shelf("Is the telemetry sound?", [(services(thresholds), 24)], height=8),
+        Shelf(
+            "Does each source of metrics work?",
+            [
+                (collectors(), 8),
+                (collector_age(), 8),
+                (collector_duration(), 8),
+                (published(), 6),
+                (recordings_volume(), 6),
+                (history_steps(), 6),
+                (history_size(), 6),
+            ],
+        ),
+        Shelf(
+            "Does Prometheus keep up, and does it tell?",
+            [(rule_durations(thresholds), 8), (rule_failures(), 8), (notifications(), 8)],
+        ),
+        Shelf(
+            "What does the hook cost?",
+            [(hook_share(thresholds), 12), (hook_faults(), 12)],
+        ),
+    ]
+
+
+def services(thresholds: Thresholds) -> Table:
+    by_service = f"max by {_SERVICE}"
+    clock = of_node(catalog.WALLCLOCK_SECONDS)
+    success = of_node(catalog.COLLECTOR_SUCCESS)
+    free = of_node(catalog.RECORDINGS_VOLUME_FREE_BYTES)
+    up = f"min by {_SERVICE} ({of_target(UP)})"
+    return Table.of(
+        title="Services, a row a node",
+        description=(
+            "What Prometheus says of scraping each training service, and each service of itself. All should "
+            "answer, with no collector failing (those of GPUs fail on a node without one) and no recording "
+            "skipped. A clock that is off by more than a few seconds makes ages wrong: look at the node's "
+            "NTP. A scrape that takes seconds belongs to a node with too many runs, or too little CPU."
+        ),
+        labels={"instance": "Instance"},
+        columns=[
+            Column(
+                "Answers",
+                up,
+                "none",
+                cell="color-text",
+                texts={0: Text("no", BAD), 1: Text("yes", GOOD)},
+            ),
+            Column(
+                "Scrape",
+                f"{by_service} ({of_target(SCRAPE_DURATION_SECONDS)})",
+                "s",
+                3,
+                cell="color-text",
+                thresholds=rising(thresholds.scrape_slow_seconds / 2, thresholds.scrape_slow_seconds),
+            ),
+            Column("Samples", f"{by_service} ({of_target(SCRAPE_SAMPLES_SCRAPED)})", "short", 0),
+            Column(
+                "Clock off",
+                f"abs({by_service} (timestamp({clock})) - on {_SERVICE} {by_service} ({clock}))",
+                "s",
+                1,
+                cell="color-text",
+                thresholds=rising(thresholds.clock_skew_seconds / 2, thresholds.clock_skew_seconds),
+            ),
+            Column("Failing", f"sum by {_SERVICE} (1 - {success})", "none", 0),
+            Column(
+                "Skipped",
+                f"sum by {_SERVICE} ({of_node(catalog.RECORDINGS_SKIPPED)})",
+                "none",
+                0,
+            ),
+            Column("Runs", f"sum by {_SERVICE} ({of_node(catalog.RUNS_PUBLISHED)})", "none", 0),
+            Column("GPUs", f"{by_service} ({of_node(catalog.NVIDIA_GPU_DEVICES)})", "none", 0),
+            Column("Volume free", f"{by_service} ({free})", "bytes", 1),
+        ],
+        data_links=[links.to(links.GPUS, f"GPUs of {links.CELL}", instance=links.CELL)],
+        sorted_by="Answers",
+    )
+
+
+def collectors() -> TimeSeries:
+    failing = f"1 - min by {_COLLECTOR} ({of_node(catalog.COLLECTOR_SUCCESS)})"
+    return TimeSeries(
+        title="Services on which a collector fails",
+        description=(
+            "By collector: on how many services its last round did not succeed within its deadline. Its "
+            "series are gone there, and nothing else; alerts on them are silent meanwhile. The service's "
+            "log says why: mostly a driver that hangs, or a permission. On a node without a GPU those of "
+            "GPUs fail for good."
+        ),
+        unit="none",
+        decimals=0,
+        minimum=0,
+        soft_maximum=1,
+        stacked=True,
+        legend_values=("lastNotNull", "max"),
+        legend_highest="max",
+        targets=[Query(expr=f"sum by (collector) ({failing})", legend="{{collector}}")],
+    )
+
+
+def collector_age() -> TimeSeries:
+    last = of_node(catalog.COLLECTOR_LAST_SUCCESS_TIMESTAMP_SECONDS)
+    clock = of_node(catalog.WALLCLOCK_SECONDS)
+    return TimeSeries(
+        title="Age of what is told",
+        description=(
+            "On the service where it is longest: how long ago each collector last succeeded, by the clock "
+            "of its node. It should stay within seconds; a line that climbs evenly belongs to a collector "
+            "that hangs or fails, and what it told last is no longer told. See the panel at the left and the "
+            "service's log."
+        ),
+        unit="s",
+        minimum=0,
+        legend_values=("lastNotNull", "max"),
+        legend_highest="max",
+        targets=[
+            Query(
+                expr=f"max by (collector) (max by {_SERVICE} ({clock}) - on {_SERVICE} group_right () "
+                f"min by {_COLLECTOR} ({last}))",
+                legend="{{collector}}",
+            )
+        ],
+    )
+
+
+def collector_duration() -> TimeSeries:
+    return TimeSeries(
+        title="Time a round takes",
+        description=(
+            "The five longest: how long a collector's last finished round took. Milliseconds are usual. "
+            "Seconds mean a driver that answers slowly, a slow disk under the recordings, or a node whose "
+            "trainings leave no CPU: the figures are still right, only older."
+        ),
+        unit="s",
+        minimum=0,
+        legend_values=("lastNotNull", "max"),
+        legend_highest="max",
+        targets=[
+            Query(
+                expr=top.highest(
+                    f"max by {_COLLECTOR} ({of_node(catalog.COLLECTOR_DURATION_SECONDS)})", _COLLECTOR, _MOST
+                ),
+                legend="{{collector}} on {{instance}}",
+            )
+        ],
+    )
+
+
+def published() -> TimeSeries:
+    return TimeSeries(
+        title="Runs published",
+        description=(
+            "Full: all metrics. Lifecycle: of one that ended, state and times only. Hidden: beyond what a "
+            "node publishes; they are in its history and on its page. Hidden runs on a node that few use "
+            "point to a script that starts a new run again and again: give it one name with --run."
+        ),
+        unit="none",
+        decimals=0,
+        minimum=0,
+        stacked=True,
+        legend_values=("lastNotNull", "max"),
+        targets=[
+            Query(
+                expr=f"sum by (detail) ({of_node(catalog.RUNS_PUBLISHED)})",
+                legend="{{detail}}",
+            )
+        ],
+        overrides=colored_names({"full": GOOD, "lifecycle": TRAINING, "hidden": WARNING}),
+    )
+
+
+def recordings_volume() -> TimeSeries:
+    free = of_node(catalog.RECORDINGS_VOLUME_FREE_BYTES)
+    size = of_node(catalog.RECORDINGS_VOLUME_SIZE_BYTES)
+    return TimeSeries(
+        title="Recordings: room",
+        description=(
+            "The five with least: free share of the file system that recordings are on. A rank that records "
+            "has its room already; the next one that starts on a full volume is recorded on a slower disk "
+            "or not at all. Mostly something else fills the tmpfs: see what lies there, or choose another "
+            "with TRAINVITALS_DIR."
+        ),
+        unit="percentunit",
+        minimum=0,
+        maximum=1,
+        legend_values=("lastNotNull", "min"),
+        legend_lowest="min",
+        targets=[
+            Query(
+                expr=top.lowest(
+                    f"max by {_SERVICE} ({free}) / on {_SERVICE} max by {_SERVICE} ({size})", _SERVICE, _MOST
+                ),
+                legend="{{instance}}",
+            )
+        ],
+    )
+
+
+def history_steps() -> TimeSeries:
+    steps = of_node(catalog.HISTORY_STEPS_TOTAL)
+    lost = of_node(catalog.HISTORY_LOST_STEPS_TOTAL)
+    failing = of_node(catalog.HISTORY_FAILING_RECORDINGS)
+    return TimeSeries(
+        title="History: steps",
+        description=(
+            "Step records a second that services wrote into their history, those that were overwritten "
+            "before they could be, and how many recordings could not be kept at the last try. The last two "
+            "should be 0: the disk of the history is full or slow. Metrics and alerts do not read the "
+            "history."
+        ),
+        unit="none",
+        axis_label="records / s",
+        minimum=0,
+        legend_values=("lastNotNull", "max"),
+        legend_highest="max",
+        targets=[
+            Query(expr=f"sum(rate({steps}[$__rate_interval]))", legend="kept"),
+            Query(expr=f"sum(rate({lost}[$__rate_interval]))", legend="lost"),
+            Query(expr=f"sum({failing})", legend="recordings that fail"),
+        ],
+        overrides=colored_names({"kept": GOOD, "lost": BAD, "recordings that fail": WARNING}),
+    )
+
+
+def history_size() -> TimeSeries:
+    size = of_node(catalog.HISTORY_SIZE_BYTES)
+    return TimeSeries(
+        title="History: size",
+        description=(
+            "Of the five largest databases. It grows with the steps that are made and levels off, since "
+            "older steps are thinned. One that only climbs has more trainings than its retention was made "
+            "for: shorten it, or give the volume more room."
+        ),
+        unit="bytes",
+        minimum=0,
+        legend_values=("lastNotNull", "max"),
+        legend_highest="max",
+        targets=[
+            Query(
+                expr=top.highest(f"max by {_SERVICE} ({size})", _SERVICE, _MOST),
+                legend="{{instance}}",
+            )
+        ],
+    )
+
+
+def rule_durations(thresholds: Thresholds) -> TimeSeries:
+    interval = thresholds.evaluation_interval_seconds
+    took = of_other_exporter(RULE_GROUP_LAST_DURATION_SECONDS, _OUR_RULES)
+    return TimeSeries(
+        title="Time our rules take",
+        description=(
+            "How long the last evaluation of each group took, as Prometheus says of itself; empty where "
+            f"Prometheus does not scrape itself. At the red line, {interval:g} s, a group no longer fits "
+            "into its interval, and alerts come late: give Prometheus more CPU, or look for other rules "
+            "that take it."
+        ),
+        unit="s",
+        minimum=0,
+        thresholds=limit(interval),
+        threshold_line=True,
+        legend_values=("lastNotNull", "max"),
+        legend_highest="max",
+        targets=[
+            Query(
+                expr=f'label_replace(max by (cluster, rule_group) ({took}), "group", "$1", "rule_group", '
+                '".*;trainvitals[.](.+)")',
+                legend="{{group}}",
+            )
+        ],
+    )
+
+
+def rule_failures() -> TimeSeries:
+    failures = of_other_exporter(RULE_EVALUATION_FAILURES_TOTAL, _OUR_RULES)
+    return TimeSeries(
+        title="Rules that fail",
+        description=(
+            "A minute, by group, as Prometheus says of itself. It should be 0: the alerts of a group that "
+            "fails do not come. Prometheus's page of rules names the error, which is mostly a series that "
+            "exists twice because two jobs scrape one service."
+        ),
+        unit="none",
+        axis_label="evaluations / min",
+        minimum=0,
+        soft_maximum=1,
+        legend_values=("lastNotNull", "max"),
+        legend_highest="max",
+        targets=[
+            Query(
+                expr="label_replace(60 * max by (cluster, rule_group) "
+                f'(rate({failures}[$__rate_interval])), "group", "$1", "rule_group", '
+                '".*;trainvitals[.](.+)")',
+                legend="{{group}}",
+            )
+        ],
+    )
+
+
+def notifications() -> TimeSeries:
+    sent = of_other_exporter(NOTIFICATIONS_TOTAL)
+    failed = of_other_exporter(NOTIFICATIONS_FAILED_TOTAL)
+    return TimeSeries(
+        title="Notifications",
+        description=(
+            "A minute, by integration, as Alertmanager says of itself; empty where Prometheus does not "
+            "scrape it. Solid: sent, the failed ones among them. Dashed: failed, after all tries. Dashes "
+            "above 0 mean that somebody is not told: a secret that has changed, a rate limit, or no way to "
+            "the receiver."
+        ),
+        unit="none",
+        axis_label="notifications / min",
+        minimum=0,
+        soft_maximum=1,
+        legend_values=("lastNotNull", "max"),
+        legend_highest="max",
+        targets=[
+            Query(
+                expr=f"60 * sum by (cluster, integration) (rate({sent}[$__rate_interval])) > 0",
+                legend="{{integration}}",
+            ),
+            Query(
+                expr=f"60 * sum by (cluster, integration) (rate({failed}[$__rate_interval])) > 0",
+                legend="{{integration}} failed",
+            ),
+        ],
+        overrides=[dashed("B", BAD)],
+    )
+
+
+def hook_share(thresholds: Thresholds) -> TimeSeries:
+    seconds = of_run(catalog.HOOK_SECONDS_TOTAL)
+    return TimeSeries(
+        title="Share of a rank's time that the hook takes",
+        description=(
+            "The five ranks with most; measured by the hook itself, inside the trainer. Below a thousandth "
+            "is usual. At the red line the alert TelemetryHookSlow begins to count: the trainer logs very "
+            "many values a step, its steps are very short, or the disk under the recordings is slow."
+        ),
+        unit="percentunit",
+        minimum=0,
+        thresholds=limit(thresholds.hook_slow_ratio),
+        threshold_line=True,
+        legend_values=("lastNotNull", "mean", "max"),
+        legend_highest="max",
+        targets=[
+            Query(
+                expr=top.highest(f"max by {_RANK} (rate({seconds}[$__rate_interval]))", _RANK, _MOST),
+                legend="{{run}} rank {{rank}}",
+            )
+        ],
+        data_links=[links.to_run()],
+    )
+
+
+def hook_faults() -> TimeSeries:
+    errors = of_run(catalog.HOOK_ERRORS_TOTAL)
+    dropped = of_run(catalog.HOOK_DROPPED_TOTAL)
+    return TimeSeries(
+        title="Errors of the hook, and values it dropped",
+        description=(
+            "A minute, by run. Errors are caught before they reach the trainer, which goes on; its output "
+            "has one line that names the first. Dropped are values and events beyond what a recording "
+            "takes: more names or events than it has room for. Both should be 0 nearly always."
+        ),
+        unit="none",
+        axis_label="a minute",
+        minimum=0,
+        soft_maximum=1,
+        legend_values=("lastNotNull", "max"),
+        legend_highest="max",
+        targets=[
+            Query(
+                expr="60 * sum by (cluster, run) (max by (cluster, run, rank) "
+                f"(rate({errors}[$__rate_interval])))",
+                legend="{{run}} errors",
+            ),
+            Query(
+                expr="60 * sum by (cluster, run) (max by (cluster, run, rank) "
+                f"(rate({dropped}[$__rate_interval])))",
+                legend="{{run}} dropped",
+            ),
+        ],
+        overrides=[dashed("A", BAD)],
+        data_links=[links.to_run()],
+    )
