@@ -45,7 +45,7 @@ generate: .venv/.complete
 screenshots: .venv/.complete
 	$(BIN)/python -m tests.page.screenshots
 
-# Take the pictures of the dashboards anew, of recorded scenarios; needs Node.js, npm and Chromium.
+# Take the pictures of the dashboards anew, of recorded scenarios; npm fetches Grafana's components once.
 PREVIEW := $(BIN)/trainvitals dashboards preview --output docs/images --theme dark --width 1600
 pictures: .venv/.complete
 	$(PREVIEW) $(addprefix --dashboard trainvitals-,fleet gpus compare goodput alerts)

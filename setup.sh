@@ -33,10 +33,8 @@ if [ -n "$missing" ]; then
     install $missing
 fi
 
-# Only the tests of the page need a browser, and not every distribution has this one; pictures of dashboards
-# need both.
+# Only the tests of the page and pictures of dashboards need a browser, and not every distribution has this one.
 command -v chromium >/dev/null || install chromium || echo "Without chromium the tests of the page fail" >&2
-command -v npm >/dev/null || install nodejs npm || echo "Without npm there are no pictures of dashboards" >&2
 
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     echo "Python 3.11 or newer is needed, $python is $("$python" -V 2>&1); name one with PYTHON=…" >&2

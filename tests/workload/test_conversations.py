@@ -184,7 +184,7 @@ lines = (
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(lines, max_size=8))
 def test_whatever_the_lines_hold_nothing_crashes_and_nothing_is_lost(
     tmp_path_factory: pytest.TempPathFactory, raw: list[bytes]
@@ -196,7 +196,7 @@ def test_whatever_the_lines_hold_nothing_crashes_and_nothing_is_lost(
     assert reading.report.found == sum(1 for entry in content.split(b"\n") if entry.strip())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(json_values, max_size=5))
 def test_whatever_chitchat_holds_nothing_crashes_and_nothing_is_lost(
     tmp_path_factory: pytest.TempPathFactory, messages: list[object]
