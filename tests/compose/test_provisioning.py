@@ -18,7 +18,7 @@ _PROMETHEUS, _DATASOURCES, _DASHBOARDS, _SETTINGS = (
 )
 _TOKEN = "credentials_file: /etc/prometheus/config/scrape-token"
 _OF_METRICS = f"    authorization:\n      {_TOKEN}\n"
-_OF_NODES = f"        authorization:\n          {_TOKEN}\n"
+_OF_NODES = f"          {_TOKEN}\n"
 # In which file, what in the place of what, and the fault that must be told.
 PLANTED = (
     (_PROMETHEUS, "rules/*.yaml", "rules/*.yml", "not the rules"),
