@@ -14,6 +14,7 @@ from alerts.gpu_health import gpu_health
 from alerts.lifecycle import lifecycle
 from alerts.loss import loss
 from alerts.memory import memory
+from alerts.rank_gpus import rank_gpus
 from alerts.rules import AlertRule, Group
 from alerts.run_efficiency import run_efficiency
 from alerts.telemetry import telemetry
@@ -40,6 +41,7 @@ def groups(thresholds: Thresholds) -> tuple[Group, ...]:
         checkpoint(thresholds),
         gpu_health(thresholds),
         run_efficiency(),
+        rank_gpus(),
         fleet(thresholds),
         telemetry(thresholds),
     )

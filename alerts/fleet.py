@@ -45,7 +45,7 @@ DOWN = "run:training_down:bool"
 TIME_SHARE = "run:training_time:share"
 # Of each moment, what goes into the phases that train the model.
 GOODPUT = "run:training_goodput:ratio"
-# Of the FLOP/s that the run's devices could do (MFU).
+# Of the FLOP/s that the run's devices could do (MFU), from its start to its end, with what it waits for.
 FLOPS_UTILIZATION = "run:training_flops_utilization:rate5m"
 
 GPUS = f"node:{catalog.NVIDIA_GPU_UP}:count"
@@ -145,7 +145,8 @@ def _runs(thresholds: Thresholds) -> tuple[RecordingRule, ...]:
             f"(rate({catalog.TRAINING_MODEL_FLOPS_TOTAL}[{_RATE_WINDOW}]))\n"
             ")\n"
             "  / on (cluster, run)\n"
-            f"max by (cluster, run) ({catalog.TRAINING_PEAK_FLOPS})",
+            f"max by (cluster, run) ({catalog.TRAINING_PEAK_FLOPS})\n"
+            f"  and on (cluster, run)\n{UNFINISHED}",
         ),
     )
 

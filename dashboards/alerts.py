@@ -29,7 +29,7 @@ from dashboards.rows import (
     telemetry_health,
     throughput_alerts,
 )
-from dashboards.variables import VARIABLES, of_alerts
+from dashboards.variables import VARIABLES_OF_ALL_CLUSTERS, of_alerts
 
 UID = links.ALERTS
 
@@ -101,6 +101,7 @@ def firing() -> Table:
             "alertname": "Alert",
             "run": "Run",
             "rank": "Rank",
+            "cluster": "Cluster",
             "instance": "Instance",
             "gpu": "GPU",
         },
@@ -109,8 +110,18 @@ def firing() -> Table:
         no_value="nothing fires",
         overrides=[
             colored_words("Severity", colors.SEVERITIES),
-            linked("Run", links.to_run(links.CELL)),
-            *widths({"Severity": 80, "Scope": 90, "Alert": 230, "Rank": 60, "GPU": 60, "For": 90}),
+            linked("Run", links.to_run(links.CELL, cluster=links.CLUSTER_OF_ROW)),
+            *widths(
+                {
+                    "Severity": 80,
+                    "Scope": 90,
+                    "Alert": 230,
+                    "Rank": 60,
+                    "Cluster": 90,
+                    "GPU": 60,
+                    "For": 90,
+                }
+            ),
         ],
     )
 
@@ -177,7 +188,7 @@ def dashboard(thresholds: Thresholds) -> Dashboard:
             "group of rules in each row, for every alert what it judges beside its limit. A link in an "
             "alert opens its panel."
         ),
-        variables=VARIABLES,
+        variables=VARIABLES_OF_ALL_CLUSTERS,
         events=events.of_fleet(),
         panels=stack(
             Shelf("What fires?", [(firing(), 24)]),

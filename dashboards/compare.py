@@ -14,7 +14,7 @@ from dashboards.grafana.panels import Override
 from dashboards.grafana.tables import Column, Table, widths
 from dashboards.grafana.trend import RUN_OF_LINE, Trend
 from dashboards.queries import over_range
-from dashboards.queries.per_run import ONE, RUN, counted, flops_utilization, newest
+from dashboards.queries.per_run import ONE, RANK, RUN, counted, flops_utilization, last_known, newest
 from dashboards.states import STATE_TEXTS
 from dashboards.variables import VARIABLES, of_recorded, of_run
 from exporters import catalog
@@ -134,8 +134,8 @@ def gradient_norm() -> Trend:
 def tokens() -> Trend:
     return _by_step(
         "Tokens per second by step",
-        "Of all ranks together. The higher line costs less time for the same training. Divide by the GPUs in "
-        "the table above before you call a run efficient. Dips are evaluations and checkpoints.",
+        "Of all ranks together. The higher line costs less time for the same training. Divide by the ranks "
+        "in the first table before you call a run efficient. Dips are evaluations and checkpoints.",
         "short",
         _while_it_lives(of_recorded(throughput.TOKENS)),
         minimum=0,
@@ -168,10 +168,12 @@ def energy() -> Trend:
 
 
 def setup() -> Table:
-    info = of_run(catalog.TRAINING_RUN_INFO)
-    # Every attempt has its own series; the newest is that which was there last.
-    last_seen = f"max without (job) (max_over_time(timestamp({info})[$__range:$__interval]))"
-    steps = f"max by {RUN} (increase({of_run(catalog.TRAINING_STEPS_TOTAL)}[$__range]))"
+    # Each attempt has its own facts, with the start that its node told at the time.
+    node = "(cluster, job, instance, run)"
+    start = f"max by {node} ({of_run(catalog.TRAINING_RUN_START_TIMESTAMP_SECONDS)})"
+    started = f"{of_run(catalog.TRAINING_RUN_INFO)} * on {node} group_left () {start}"
+    newest_start = f"max without (job) (max_over_time(({started})[$__range:$__interval]))"
+    steps = _of_longest_rank(f"increase({of_run(catalog.TRAINING_STEPS_TOTAL)}[$__range])")
     return Table.of(
         title="How they were made",
         description=(
@@ -190,12 +192,12 @@ def setup() -> Table:
             "attempt": "Attempt",
         },
         columns=[
-            Column("Ranks", _last(catalog.TRAINING_WORLD_SIZE), "none", 0),
+            Column("Ranks", last_known(catalog.TRAINING_WORLD_SIZE), "none", 0),
             Column("Highest learning rate", _highest(catalog.TRAINING_LEARNING_RATE), "sci", 2, width=150),
             Column("Tokens a step", f"{_tokens()} / {ONE} ({steps} > 0)", "short", 1, width=110),
-            Column("Steps expected", _last(catalog.TRAINING_STEPS_EXPECTED), "locale", 0, width=120),
+            Column("Steps expected", last_known(catalog.TRAINING_STEPS_EXPECTED), "locale", 0, width=120),
         ],
-        named_by=[f"topk by {RUN} (1, {last_seen})"],
+        named_by=[f"topk by {RUN} (1, {newest_start})"],
         overrides=[
             _NAMES,
             *widths({"Precision": 104, "Loss": 112, "Framework": 96, "Attempt": 76}),
@@ -211,10 +213,10 @@ def outcome() -> Table:
     return Table.of(
         title="What came of them",
         description=(
-            "The last training loss, the best validation loss (a shorter bar is better), and what it took: "
-            "steps, tokens, time, GPU hours and energy, all within the time range, so choose one that holds "
-            "the runs whole. A run that is a little better for twice the energy is seldom worth it. Energy "
-            "is that of the GPUs alone."
+            "The last training loss, the best validation loss (a shorter bar is better), the step it has "
+            "reached, and what it took: tokens, time, GPU hours and energy of all its attempts within the "
+            "time range, so choose one that holds the runs whole. A run that is a little better for twice "
+            "the energy is seldom worth it. Energy is that of the GPUs alone."
         ),
         labels={"run": "Run"},
         columns=[
@@ -225,9 +227,9 @@ def outcome() -> Table:
                 cell="color-text",
                 texts=STATE_TEXTS,
             ),
-            Column("Loss", _last(catalog.TRAINING_LOSS), "none", 3),
-            _bar("Best validation", _last(catalog.VALIDATION_LOSS_BEST), "none", 3),
-            Column("Steps", _highest(catalog.TRAINING_STEP_CURRENT), "locale", 0),
+            Column("Loss", last_known(catalog.TRAINING_LOSS), "none", 3),
+            _bar("Best validation", last_known(catalog.VALIDATION_LOSS_BEST), "none", 3),
+            Column("Steps", last_known(catalog.TRAINING_STEP_CURRENT), "locale", 0),
             Column("Tokens", _tokens(), "short", 2),
             Column("Time", _seconds_of_work(), "s", 1),
             _bar("Tokens / s", f"{_tokens()} / {ONE} ({_seconds_of_work()} > 0)", "short", 1),
@@ -244,10 +246,6 @@ def _bar(title: str, expr: str, unit: str, decimals: int) -> Column:
     return Column(title, expr, unit, decimals, cell="gauge", minimum=0, width=160)
 
 
-def _last(metric: Metric) -> str:
-    return f"max by {RUN} (last_over_time({of_run(metric)}[$__range]))"
-
-
 def _highest(metric: Metric) -> str:
     return f"max by {RUN} (max_over_time({of_run(metric)}[$__range]))"
 
@@ -258,8 +256,13 @@ def _tokens() -> str:
 
 def _seconds_of_work() -> str:
     """How long each run lived within the time range, all its attempts."""
-    seconds = f"increase({of_run(catalog.TRAINING_PHASE_SECONDS_TOTAL)}[$__range])"
-    return f"max by {RUN} (sum by (cluster, run, rank) (max by (cluster, run, rank, phase) ({seconds})))"
+    return _of_longest_rank(f"increase({of_run(catalog.TRAINING_PHASE_SECONDS_TOTAL)}[$__range])")
+
+
+def _of_longest_rank(increases: str) -> str:
+    """What a run's rank counted in all its attempts and phases, on whichever nodes; they count alike."""
+    once = f"max by (cluster, instance, run, rank, phase) ({increases})"
+    return f"max by {RUN} (sum by {RANK} ({once}))"
 
 
 def dashboard(thresholds: Thresholds) -> Dashboard:

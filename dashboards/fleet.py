@@ -16,7 +16,7 @@ from dashboards.grafana.timelines import StateTimeline
 from dashboards.queries import over_range, per_run
 from dashboards.rows import fleet_gpus
 from dashboards.states import STATE_TEXTS
-from dashboards.variables import VARIABLES, of_alerts, of_recorded
+from dashboards.variables import VARIABLES_OF_ALL_CLUSTERS, of_alerts, of_recorded
 from exporters.runs import State
 
 UID = links.FLEET
@@ -130,9 +130,10 @@ def goodput_of_all() -> Stat:
 
 
 def runs(thresholds: Thresholds) -> Table:
-    state = f"last_over_time({of_recorded(fleet.STATE)}[$__range])"
     unfinished = of_recorded(lifecycle.UNFINISHED)
     quiet = f"round(time() - ({of_recorded(lifecycle.LAST_PROGRESS)} and on (cluster, run) {unfinished}))"
+
+    of_its_alerts = links.to(links.ALERTS, "Its alerts", run=links.RUN_OF_ROW, cluster=links.CLUSTER_OF_ROW)
 
     def alerts(severity: str) -> str:
         return f"count by (cluster, run) ({_firing(severity, _OF_RUNS)})"
@@ -144,11 +145,12 @@ def runs(thresholds: Thresholds) -> Table:
             "the pace outside of pauses against the run's own median of six hours: red is where "
             f"{throughput.TRAINING_THROUGHPUT_REGRESSED} begins to count. Goodput and GPU hours are of the "
             "time range. Quiet for is the age of the last progress of any rank: more than a step's time is "
-            "a pause, more than some minutes is trouble."
+            "a pause, more than some minutes is trouble. What ended more than a day ago has no state any "
+            "more."
         ),
-        labels={"run": "Run"},
+        labels={"run": "Run", **fleet_gpus.CLUSTER},
         columns=[
-            Column("State", state, "none", texts=STATE_TEXTS, cell="color-text", width=72),
+            Column("State", of_recorded(fleet.STATE), "none", texts=STATE_TEXTS, cell="color-text", width=72),
             Column(
                 "Pages",
                 alerts("critical"),
@@ -157,7 +159,7 @@ def runs(thresholds: Thresholds) -> Table:
                 cell="color-background",
                 thresholds=[Threshold(colors.NONE, None), Threshold(colors.BAD, 1)],
                 width=76,
-                links=[links.to(links.ALERTS, "Its alerts", run=links.RUN_OF_ROW)],
+                links=[of_its_alerts],
             ),
             Column(
                 "Warnings",
@@ -167,11 +169,12 @@ def runs(thresholds: Thresholds) -> Table:
                 cell="color-background",
                 thresholds=[Threshold(colors.NONE, None), Threshold(colors.WARNING, 1)],
                 width=76,
-                links=[links.to(links.ALERTS, "Its alerts", run=links.RUN_OF_ROW)],
+                links=[of_its_alerts],
             ),
             Column(
                 "Progress",
-                f"last_over_time({of_recorded(fleet.PROGRESS)}[$__range])",
+                # Of those that have ended, too. Five minutes old is new enough, and quicker to ask for.
+                f"last_over_time({of_recorded(fleet.PROGRESS)}[$__range:5m])",
                 "percentunit",
                 0,
                 cell="gauge",
@@ -210,7 +213,8 @@ def runs(thresholds: Thresholds) -> Table:
                 width=64,
             ),
         ],
-        data_links=[links.to_run(links.CELL)],
+        data_links=[links.to_run(links.CELL, cluster=links.CLUSTER_OF_ROW)],
+        overrides=[fleet_gpus.CLUSTER_WIDTH],
         sorted_by="Pages",
         descending=True,
         no_value=_NOTHING,
@@ -237,7 +241,7 @@ def states() -> StateTimeline:
                 legend="{{run}}",
             )
         ],
-        data_links=[links.to_run()],
+        data_links=[links.to_run(cluster=links.CLUSTER_OF_SERIES)],
     )
 
 
@@ -275,7 +279,7 @@ def dashboard(thresholds: Thresholds) -> Dashboard:
             "All runs and all GPUs: what needs somebody, how far each run is, what the GPUs are doing. "
             "Click a run or a node for all of it."
         ),
-        variables=VARIABLES,
+        variables=VARIABLES_OF_ALL_CLUSTERS,
         events=events.of_fleet(),
         panels=stack(
             Shelf(

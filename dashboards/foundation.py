@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from alerts import rank_gpus
 from alerts.thresholds import Thresholds
 from dashboards import events, links
 from dashboards.grafana.dashboard import Dashboard, Shelf, stack
 from dashboards.grafana.panels import Query, Stat, TimeSeries, dashed_steps, limit
 from dashboards.grafana.tables import Column, Table
-from dashboards.variables import VARIABLES, of_node, of_other_exporter, of_run
+from dashboards.queries import per_run
+from dashboards.variables import VARIABLES_OF_ONE_RUN, of_other_exporter, of_recorded, of_run
 from exporters import catalog
 
 UID = links.FOUNDATION
@@ -23,22 +25,21 @@ CADVISOR_METRICS = (
 )
 # A container's name is empty on the sums cAdvisor adds for the whole pod: they would count everything twice.
 _SERVICE_CONTAINERS = ('pod=~"training-service.*"', 'container!=""')
-# Named labels, so that one that differs between two metrics cannot silence a panel, and neither can a GPU
-# that two jobs find.
-_DEVICE = "(cluster, instance, gpu, uuid)"
+# Why a run may have no line there.
+_NO_GPU = "no whole GPU of this run"
 
 
 def epoch() -> Stat:
     return Stat(
         title="Epoch",
         description=(
-            "The epoch each run is in; 1.25 is a quarter into the second. The line behind it should climb "
+            "The epoch the run is in; 1.25 is a quarter into the second. The line behind it should climb "
             "evenly: a flat stretch means that nothing is being trained. Then see below whether "
             "micro-batches still come in, and whether the run is evaluating or writing a checkpoint."
         ),
         unit="none",
         decimals=2,
-        targets=[Query(expr=of_run(catalog.TRAINING_EPOCH_CURRENT), legend="{{run}}")],
+        targets=[Query(expr=per_run.newest(catalog.TRAINING_EPOCH_CURRENT), legend="{{run}}")],
         data_links=[links.to_run()],
     )
 
@@ -54,8 +55,8 @@ def loss() -> TimeSeries:
         ),
         unit="none",
         targets=[
-            Query(expr=of_run(catalog.TRAINING_LOSS), legend="{{run}} training"),
-            Query(expr=of_run(catalog.VALIDATION_LOSS), legend="{{run}} validation"),
+            Query(expr=per_run.newest(catalog.TRAINING_LOSS), legend="{{run}} training"),
+            Query(expr=per_run.newest(catalog.VALIDATION_LOSS), legend="{{run}} validation"),
         ],
         overrides=[dashed_steps("B")],
         data_links=[links.to_run()],
@@ -66,21 +67,22 @@ def accuracy_and_perplexity() -> Table:
     return Table.of(
         title="Accuracy and perplexity",
         description=(
-            "Newest training accuracy and perplexity of each run. Perplexity is e to the mean loss a token: "
+            "Newest training accuracy and perplexity of the run. Perplexity is e to the mean loss a token: "
             "the number of tokens the model hesitates between; lower is better, 1 is certainty. Compare runs "
             "with the same tokenizer only. What is not reported the trainer does not log; for perplexity it "
             "may also be that the loss is not plain cross-entropy."
         ),
         labels={"run": "Run"},
         columns=[
-            Column("Accuracy", of_run(catalog.TRAINING_ACCURACY), "percentunit", 1),
-            Column("Perplexity", of_run(catalog.TRAINING_PERPLEXITY), "short", 2),
+            Column("Accuracy", per_run.newest(catalog.TRAINING_ACCURACY), "percentunit", 1),
+            Column("Perplexity", per_run.newest(catalog.TRAINING_PERPLEXITY), "short", 2),
         ],
         data_links=[links.to_run(links.CELL)],
     )
 
 
 def micro_batches() -> TimeSeries:
+    batches = of_run(catalog.TRAINING_BATCHES_PROCESSED_TOTAL)
     return TimeSeries(
         title="Micro-batches per second",
         description=(
@@ -95,7 +97,7 @@ def micro_batches() -> TimeSeries:
         legend_values=("lastNotNull", "mean", "max"),
         targets=[
             Query(
-                expr=f"rate({of_run(catalog.TRAINING_BATCHES_PROCESSED_TOTAL)}[$__rate_interval])",
+                expr=f"max by {per_run.RANK} (rate({batches}[$__rate_interval]))",
                 legend="{{run}} rank {{rank}}",
             )
         ],
@@ -116,24 +118,26 @@ def data_loading() -> TimeSeries:
         minimum=0,
         legend_values=("lastNotNull", "mean", "max"),
         targets=[
-            Query(expr=of_run(catalog.TRAINING_DATA_LOADING_TIME_SECONDS), legend="{{run}} waiting"),
-            Query(expr=of_run(catalog.TRAINING_PREPROCESSING_TIME_SECONDS), legend="{{run}} preprocessing"),
+            Query(expr=per_run.newest(catalog.TRAINING_DATA_LOADING_TIME_SECONDS), legend="{{run}} waiting"),
+            Query(
+                expr=per_run.newest(catalog.TRAINING_PREPROCESSING_TIME_SECONDS),
+                legend="{{run}} preprocessing",
+            ),
         ],
         data_links=[links.to_run()],
     )
 
 
-def _in_runs(expr: str) -> str:
-    """Of the GPUs of `expr` those on which the chosen runs train."""
-    joined = of_run(catalog.TRAINING_RUN_GPU_INFO)
-    return f"{expr} and on (cluster, uuid) max by (cluster, uuid) ({joined})"
+def _by_gpu(recorded: str) -> str:
+    """What is recorded of the GPUs of each rank, of each GPU once: ranks may share one."""
+    return f"max by (cluster, instance, gpu, uuid) ({of_recorded(recorded)})"
 
 
 def gpu_utilization() -> TimeSeries:
     return TimeSeries(
         title="GPU utilization",
         description=(
-            "Share of time in which at least one kernel ran, on every GPU that the chosen runs train on. "
+            "Share of time in which at least one kernel ran, on every GPU that the run trains on. "
             "Training should keep it above 90 %. Lower, or in a saw-tooth: the GPU waits; look at data "
             "loading first. High does not mean efficient, only not idle: one small kernel at a time also "
             "reads 100 %."
@@ -145,22 +149,21 @@ def gpu_utilization() -> TimeSeries:
         legend_lowest="mean",
         targets=[
             Query(
-                expr=_in_runs(f"max by {_DEVICE} ({of_node(catalog.NVIDIA_GPU_UTILIZATION_PERCENT)})"),
+                expr=_by_gpu(rank_gpus.UTILIZATION),
                 legend="GPU {{gpu}} on {{instance}}",
             )
         ],
+        no_value=_NO_GPU,
         data_links=[links.to_gpu()],
     )
 
 
 def gpu_memory(thresholds: Thresholds) -> TimeSeries:
     high = round(100 * thresholds.gpu_memory_ratio, 6)
-    used = of_node(catalog.NVIDIA_GPU_MEMORY_USED_BYTES)
-    total = of_node(catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES)
     return TimeSeries(
         title="GPU memory",
         description=(
-            "Device memory in use on every GPU that the chosen runs train on, in percent of what it has. "
+            "Device memory in use on every GPU that the run trains on, in percent of what it has. "
             f"The red line at {high:g} % is where the alert GPUMemoryHigh begins to count. Frameworks keep "
             "what they once took, so a high level line can be healthy; a line that still climbs ends in an "
             "out-of-memory error: smaller micro-batches with more accumulation, shorter sequences, or "
@@ -175,10 +178,11 @@ def gpu_memory(thresholds: Thresholds) -> TimeSeries:
         legend_highest="max",
         targets=[
             Query(
-                expr=_in_runs(f"max by {_DEVICE} ({used}) / on {_DEVICE} max by {_DEVICE} ({total}) * 100"),
+                expr=f"{_by_gpu(rank_gpus.MEMORY_USED)} * 100",
                 legend="GPU {{gpu}} on {{instance}}",
             )
         ],
+        no_value=_NO_GPU,
         data_links=[links.to_gpu()],
     )
 
@@ -240,10 +244,10 @@ def dashboard(thresholds: Thresholds) -> Dashboard:
         title="Foundation Model Training",
         description=(
             "One fine-tuning at a glance: does it learn, does it move, are its GPUs fed, does it fit. "
-            "Choose a run above, or click a line."
+            "Choose the run above; a click on a line leads to all of it."
         ),
-        variables=VARIABLES,
-        events=events.of_fleet(),
+        variables=VARIABLES_OF_ONE_RUN,
+        events=events.of_one_run(),
         panels=stack(
             Shelf("Does it learn?", [(epoch(), 4), (loss(), 12), (accuracy_and_perplexity(), 8)], height=10),
             Shelf("Does it move?", [(micro_batches(), 12), (data_loading(), 12)], height=10),

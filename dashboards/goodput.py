@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from alerts import fleet, lifecycle, run_efficiency
+from alerts import fleet, run_efficiency
 from alerts.thresholds import Thresholds, duration
 from dashboards import colors, events, links
 from dashboards.fleet import GOODPUT_STEPS
 from dashboards.grafana.dashboard import Dashboard, Shelf, stack
 from dashboards.grafana.panels import BarGauge, Query, Stat, Threshold, TimeSeries, colored_names
 from dashboards.grafana.tables import Column, Table
-from dashboards.queries import over_range
+from dashboards.queries import over_range, per_run
 from dashboards.rows import energy
-from dashboards.rows.fleet_gpus import MOST_POINTS
-from dashboards.variables import VARIABLES, of_recorded
+from dashboards.rows.fleet_gpus import CLUSTER, CLUSTER_WIDTH, MOST_POINTS
+from dashboards.variables import VARIABLES_OF_ALL_CLUSTERS, of_recorded
 
 UID = links.GOODPUT
 
@@ -91,8 +91,6 @@ def lost() -> BarGauge:
 
 
 def runs() -> Table:
-    attempts = f"count_over_time({of_recorded(lifecycle.ATTEMPT_STARTED)}[$__range])"
-
     def spent(title: str, phase: str, width: int = 92) -> Column:
         matcher = f'phase="{phase}"'
         return Column(title, over_range.seconds(of_recorded(fleet.TIME_SHARE, matcher)), "s", 1, width=width)
@@ -106,7 +104,7 @@ def runs() -> Table:
             "dead and not started again while its alert tells it. The other columns are how long it did "
             "what. A run with many restarts makes steps again that count as good here."
         ),
-        labels={"run": "Run"},
+        labels={"run": "Run", **CLUSTER},
         columns=[
             Column(
                 "Goodput",
@@ -124,9 +122,10 @@ def runs() -> Table:
             spent("Evaluation", "evaluation"),
             spent("Checkpoint", "checkpoint"),
             spent("Start-up", "init"),
-            Column("Restarts", f"count by (cluster, run) ({attempts}) - 1", "none", 0, width=80),
+            Column("Restarts", per_run.restarts(), "none", 0, width=80),
         ],
-        data_links=[links.to_run(links.CELL)],
+        data_links=[links.to_run(links.CELL, cluster=links.CLUSTER_OF_ROW)],
+        overrides=[CLUSTER_WIDTH],
         sorted_by="Goodput",
         no_value=_NOTHING,
     )
@@ -161,13 +160,14 @@ def work() -> Table:
             "for a large model. Tensor is how much the tensor cores did, with all that ran on them. Both "
             "low: it waits, or the micro-batches are small. Tensor alone high: recomputation or padding."
         ),
-        labels={"run": "Run"},
+        labels={"run": "Run", **CLUSTER},
         columns=[
             Column("GPU h", over_range.hours(of_recorded(run_efficiency.GPUS)), "short", 1, width=72),
             _bar("MFU", _mean(fleet.FLOPS_UTILIZATION), _MOST_FLOPS_UTILIZATION),
             _bar("Tensor", _mean(run_efficiency.TENSOR_ACTIVE), 1),
         ],
-        data_links=[links.to_run(links.CELL)],
+        data_links=[links.to_run(links.CELL, cluster=links.CLUSTER_OF_ROW)],
+        overrides=[CLUSTER_WIDTH],
         sorted_by="GPU h",
         descending=True,
         no_value=_NOTHING,
@@ -239,7 +239,7 @@ def dashboard(_: Thresholds) -> Dashboard:
             "Where the time, the GPU hours and the energy of the chosen time range went, over all runs and "
             "by run. Choose a day or a week, and click a run for its own course."
         ),
-        variables=VARIABLES,
+        variables=VARIABLES_OF_ALL_CLUSTERS,
         events=events.of_fleet(),
         panels=stack(
             Shelf(

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import attr
+
 from alerts.gpu_health import UP
+from alerts.rank_gpus import HEAT_OR_BRAKE
 from alerts.thresholds import Thresholds
 from dashboards import events, links
 from dashboards.colors import BAD, GOOD, NEUTRAL, WARNING
 from dashboards.events import ALERTS, FIRING
-from dashboards.grafana.dashboard import Dashboard, Shelf, stack
+from dashboards.grafana.dashboard import Dashboard, DatasourceVariable, LabelVariable, Shelf, stack
 from dashboards.grafana.panels import DataLink, Query, Stat, Threshold, falling, thresholds_of
 from dashboards.rows import gpu_faults, gpu_tables, gpu_work
-from dashboards.rows.gpu_lines import now, pace
-from dashboards.rows.gpu_tables import HEAT_OR_BRAKE, OF_GPU
+from dashboards.rows.gpu_lines import OF_RUN, now, of_chosen_runs, pace
+from dashboards.rows.gpu_tables import OF_GPU
 from dashboards.variables import GPU_VARIABLE, VARIABLES, of_alerts, of_gpu, of_recorded
 from exporters import catalog
 
 UID = links.GPUS
 
-_UP = of_recorded(UP, OF_GPU)
+_UP = of_chosen_runs(of_recorded(UP, OF_GPU))
 _NONE_IS_GOOD = (Threshold(GOOD, None), Threshold(BAD, 1))
 
 
@@ -49,7 +54,7 @@ def _figure(
 
 
 def counts() -> Stat:
-    in_use = of_gpu(catalog.TRAINING_RUN_GPU_INFO)
+    in_use = of_gpu(catalog.TRAINING_RUN_GPU_INFO, OF_RUN)
     return Stat(
         title="GPUs",
         description=(
@@ -65,7 +70,7 @@ def counts() -> Stat:
         color_mode="thresholds",
         thresholds=[Threshold(NEUTRAL, None)],
         targets=[
-            Query(expr=f"sum({_UP})", legend="answer"),
+            Query(expr=f"sum{_UP}", legend="answer"),
             Query(expr=f"count(max by (cluster, uuid) ({in_use})) or vector(0)", legend="in use"),
             Query(expr=f"sum({_UP} == bool 0)", legend="lost"),
         ],
@@ -130,19 +135,27 @@ def figures(thresholds: Thresholds) -> list[tuple[Stat, int]]:
     ]
 
 
+def variables() -> list[DatasourceVariable | LabelVariable]:
+    """As on other dashboards; but one instance at first, and all runs are with the GPUs that no run is on."""
+    changed: dict[str, dict[str, Any]] = {"instance": {"opens_on_first": True}, "run": {"all_value": ".*"}}
+    return [*(attr.evolve(each, **changed.get(each.name, {})) for each in VARIABLES), GPU_VARIABLE]
+
+
 def dashboard(thresholds: Thresholds) -> Dashboard:
     return Dashboard(
         uid=UID,
         title="GPUs",
         description=(
-            "Whether the GPUs are sound and at work, who uses them, and all that is measured of each. Choose "
-            "an instance and a GPU above, or click one in a table."
+            "Whether the GPUs are sound and at work, who uses them, and all that is measured of each. It "
+            "opens on one instance, for a thousand GPUs at once are a long wait: click a row or choose above "
+            "for others. A run that is chosen leaves the GPUs it is on."
         ),
-        variables=(*VARIABLES, GPU_VARIABLE),
+        variables=variables(),
         events=events.of_fleet(),
         panels=stack(
-            Shelf("Are they sound, and do they work?", figures(thresholds), height=4),
-            Shelf("Which ones work, and since when?", [(gpu_work.heat(), 24)], height=11),
+            Shelf("Which nodes work, and since when?", [(gpu_work.heat_of_nodes(), 24)], height=9),
+            Shelf("Are these GPUs sound, and do they work?", figures(thresholds), height=4),
+            Shelf("Which ones work, and since when?", [(gpu_work.heat(), 24)], height=9),
             Shelf("Which one is in trouble?", [(gpu_tables.health(thresholds), 24)], height=10),
             Shelf("Who uses them?", [(gpu_tables.work(thresholds), 24)], height=10),
             Shelf(

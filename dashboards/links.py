@@ -15,11 +15,13 @@ GOODPUT = "trainvitals-goodput"
 ALERTS = ALERTS_DASHBOARD
 
 # What Grafana fills in: the label of the series that is pointed at, and the text of a table's cell.
+CLUSTER_OF_SERIES = "${__field.labels.cluster}"
 RUN_OF_SERIES = "${__field.labels.run}"
 GPU_OF_SERIES = "${__field.labels.gpu}"
 INSTANCE_OF_SERIES = "${__field.labels.instance}"
 CELL = "${__value.text}"
 # Of the table's row, where it has a column of that title.
+CLUSTER_OF_ROW = "${__data.fields.Cluster}"
 INSTANCE_OF_ROW = "${__data.fields.Instance}"
 RUN_OF_ROW = "${__data.fields.Run}"
 
@@ -34,8 +36,12 @@ def to(uid: str, title: str, **choices: str) -> DataLink:
     )
 
 
-def to_run(run: str = RUN_OF_SERIES) -> DataLink:
-    return to(RUN, f"All of {run}", run=run)
+def to_run(run: str = RUN_OF_SERIES, **choices: str) -> DataLink:
+    """To one run: that of a series with the label run, unless another is given.
+
+    Where all clusters are shown `cluster` is to be among the choices, for there one must be chosen.
+    """
+    return to(RUN, f"All of {run}", run=run, **choices)
 
 
 def to_gpu(gpu: str = GPU_OF_SERIES, instance: str = INSTANCE_OF_SERIES) -> DataLink:

@@ -7,11 +7,10 @@ from dashboards import events, links
 from dashboards.colors import NEUTRAL
 from dashboards.grafana.dashboard import Dashboard, Shelf, stack
 from dashboards.grafana.panels import Query, Stat, Threshold, falling, rising
+from dashboards.queries.per_run import RANK, RUN, age_of_rank
 from dashboards.rows import rank_causes, rank_tables, rank_work
 from dashboards.rows.rank_causes import (
-    RANK,
-    RUN,
-    behind,
+    CHOSEN,
     beside_median,
     clock_ratio,
     forward,
@@ -120,9 +119,9 @@ def figures(thresholds: Thresholds) -> list[tuple[Stat, int]]:
         (
             _worst(
                 "Lowest clock",
-                "SM clock of the slowest rank's GPU, as a share of its highest. Training at the power "
-                "limit runs at 80 to 95 %. One rank far below the others is held down by heat or by the "
-                "power brake: open its GPU from the table.",
+                "SM clock of the GPU that is lowered most, as a share of its highest, and whose it is: the "
+                "slowest rank's or another's. Training at the power limit runs at 80 to 95 %. One rank far "
+                "below the others is held down by heat or by the power brake: open its GPU from the table.",
                 "percentunit",
                 f"bottomk(1, {clock_ratio()})",
                 falling(0.75, 0.6),
@@ -137,7 +136,7 @@ def figures(thresholds: Thresholds) -> list[tuple[Stat, int]]:
                 "checkpoint. Seconds are normal; a rank minutes behind hangs, and the others wait for it in "
                 "a collective. Take a stack trace of that one first.",
                 "s",
-                f"topk(1, {behind(catalog.TRAINING_LAST_PROGRESS_TIMESTAMP_SECONDS)})",
+                f"topk(1, {age_of_rank(catalog.TRAINING_LAST_PROGRESS_TIMESTAMP_SECONDS, CHOSEN)})",
                 rising(thresholds.overdue_seconds, thresholds.hung_seconds),
                 "not running",
             ),

@@ -7,17 +7,15 @@ from dashboards import events, links
 from dashboards.grafana.dashboard import Dashboard, Shelf, stack
 from dashboards.grafana.panels import Query, TimeSeries
 from dashboards.grafana.tables import Table
-from dashboards.queries.per_run import by_label
+from dashboards.queries import per_run
 from dashboards.rows import run_checkpoints, run_hardware, run_learning, run_pace, run_state
-from dashboards.variables import VARIABLES_OF_ONE_RUN, of_run
+from dashboards.variables import VARIABLES_OF_ONE_RUN
 from exporters import catalog
 
 UID = links.RUN
 
 
 def facts() -> Table:
-    start = f"max by (cluster, instance, run) ({of_run(catalog.TRAINING_RUN_START_TIMESTAMP_SECONDS)})"
-    info = f"max without (job) ({of_run(catalog.TRAINING_RUN_INFO)})"
     return Table.of_labels(
         title="What it is",
         description=(
@@ -25,7 +23,7 @@ def facts() -> Table:
             "else the script gave, with the node of rank 0. Look here first when two runs differ and should "
             "not; Compare runs has the same of several side by side."
         ),
-        expr=f"topk(1, {info} * on (cluster, instance, run) group_left () {start})",
+        expr=f"topk(1, {per_run.facts()})",
         no_value="nobody tells of it",
     )
 
@@ -42,7 +40,7 @@ def scalars() -> TimeSeries:
         decimals=3,
         legend_values=("lastNotNull", "min", "max"),
         legend_placement="right",
-        targets=[Query(expr=by_label(catalog.TRAINING_SCALAR, "name"), legend="{{name}}")],
+        targets=[Query(expr=per_run.by_label(catalog.TRAINING_SCALAR, "name"), legend="{{name}}")],
         no_value="it logs nothing else",
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import attr
+
 from dashboards.grafana.dashboard import DatasourceVariable, LabelVariable
 from exporters import catalog
 from exporters.catalog import Metric
@@ -21,6 +23,7 @@ _KEPT = {
     "run_attempt": 'run=~"$run"',
     "run_gpu": 'run=~"$run"',
     "rank": 'run=~"$run"',
+    "rank_gpu": 'instance=~"$instance", run=~"$run"',
     "gpu": 'instance=~"$instance"',
     "gpu_xid": 'instance=~"$instance"',
     "node": 'instance=~"$instance"',
@@ -35,20 +38,26 @@ _EVERY_RANK = catalog.TRAINING_LAST_STEP_TIMESTAMP_SECONDS
 # Tells of those that are lost, too.
 _EVERY_GPU = catalog.NVIDIA_GPU_UP
 
+# Prometheus adds this label only where it is told to: without it, All must match its absence. Where one is to
+# be chosen and there is none, Grafana fills in nothing, and that matches its absence too.
+_CLUSTERS = LabelVariable(name="cluster", query=f"label_values({_ALWAYS_THERE}, cluster)", all_value=".*")
+# Two clusters may have a run, a node and a GPU of the same names: their lines could not be told apart.
+_ONE_CLUSTER = attr.evolve(_CLUSTERS, single=True)
 _TARGETS = (
-    DatasourceVariable(),
-    # Prometheus adds this label only where it is told to: without it, All must match its absence.
-    LabelVariable(name="cluster", query=f"label_values({_ALWAYS_THERE}, cluster)", all_value=".*"),
     LabelVariable(name="job", query=f"label_values({_ALWAYS_THERE}{{{_CLUSTER}}}, job)", default=SERVICE_JOB),
     LabelVariable(name="instance", query=f"label_values({_ALWAYS_THERE}{{{_JOB}}}, instance)"),
 )
-_RUNS = f"label_values({_EVERY_RUN}{{{_NODE}}}, run)"
+_RUNS = LabelVariable(name="run", query=f"label_values({_EVERY_RUN}{{{_NODE}}}, run)")
 
-# Of every dashboard; those of one run let one be chosen, others any number.
-VARIABLES = (*_TARGETS, LabelVariable(name="run", query=_RUNS))
-VARIABLES_OF_ONE_RUN = (*_TARGETS, LabelVariable(name="run", query=_RUNS, single=True))
-RANK_VARIABLE = LabelVariable(name="rank", query=f"label_values({_EVERY_RANK}{{{_RUN}}}, rank)")
-GPU_VARIABLE = LabelVariable(name="gpu", query=f"label_values({_EVERY_GPU}{{{_NODE}}}, gpu)", label="GPU")
+# Every dashboard has one of these three: of any number of runs in one cluster, of those of all clusters, and
+# of one run.
+VARIABLES = (DatasourceVariable(), _ONE_CLUSTER, *_TARGETS, _RUNS)
+VARIABLES_OF_ALL_CLUSTERS = (DatasourceVariable(), _CLUSTERS, *_TARGETS, _RUNS)
+VARIABLES_OF_ONE_RUN = (DatasourceVariable(), _ONE_CLUSTER, *_TARGETS, attr.evolve(_RUNS, single=True))
+RANK_VARIABLE = LabelVariable(name="rank", query=f"label_values({_EVERY_RANK}{{{_RUN}}}, rank)", numbers=True)
+GPU_VARIABLE = LabelVariable(
+    name="gpu", query=f"label_values({_EVERY_GPU}{{{_NODE}}}, gpu)", label="GPU", numbers=True
+)
 
 
 def of_run(metric: Metric, *matchers: str) -> str:
@@ -115,6 +124,14 @@ def of_recorded(name: str, *matchers: str) -> str:
     if level not in _KEPT:
         raise ValueError(f"{name} is recorded at the level {level!r}: say in _KEPT what it can be chosen by")
     return _select(name, _CLUSTER, _KEPT[level], *matchers)
+
+
+def of_every_instance(name: str) -> str:
+    """Selects a recorded series of the chosen runs, whatever instance is chosen.
+
+    What has no run is there while all runs are chosen, where a dashboard has `.*` for them.
+    """
+    return _select(name, _CLUSTER, _KEPT["run"])
 
 
 def of_alerts(name: str, *matchers: str) -> str:

@@ -14,6 +14,9 @@ SCHEMA_VERSION = 39
 GRID_COLUMNS = 24
 SHELF_HEIGHT = 8
 TAG = "trainvitals"
+# Grafana's numbers for the order of a variable's values.
+_SORTED_AS_WORDS = 1
+_SORTED_AS_NUMBERS = 3
 
 
 @attr.s(auto_attribs=True, kw_only=True)
@@ -110,7 +113,9 @@ class LabelVariable:
     """A choice among the values of a label; more than one may be chosen, and at first all, or `default`.
 
     `all_value` is the regular expression behind "All": `.+` leaves out series without the label, `.*` keeps
-    them. Of a `single` one a value alone can be chosen, at first the first.
+    them. Of a `single` one a value alone can be chosen, at first the first. One that `opens_on_first` begins
+    there too and more can be chosen, but not all with one click: it is for what all would be too much of.
+    Values are sorted as words, or as numbers where they are `numbers`.
     """
 
     name: str
@@ -118,10 +123,13 @@ class LabelVariable:
     default: str | None = None
     all_value: str = ".+"
     single: bool = False
+    opens_on_first: bool = False
+    numbers: bool = False
     label: str = ""
 
     def to_json_data(self) -> Json:
         chosen = (self.default, self.default) if self.default else ("All", "$__all")
+        has_all = not (self.single or self.opens_on_first)
         return {
             "type": "query",
             "name": self.name,
@@ -135,13 +143,13 @@ class LabelVariable:
             },
             "regex": "",
             "refresh": 2,
-            "sort": 1,
+            "sort": _SORTED_AS_NUMBERS if self.numbers else _SORTED_AS_WORDS,
             "hide": 0,
             "multi": not self.single,
-            "includeAll": not self.single,
+            "includeAll": has_all,
             "allValue": None if self.single else self.all_value,
             "options": [],
-            "current": {} if self.single else {"selected": True, "text": [chosen[0]], "value": [chosen[1]]},
+            "current": {"selected": True, "text": [chosen[0]], "value": [chosen[1]]} if has_all else {},
         }
 
 

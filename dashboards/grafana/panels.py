@@ -154,6 +154,11 @@ def thresholds_of(reference: str, steps: Sequence[Threshold]) -> Override:
     return Override("byFrameRefID", reference, {"thresholds": absolute})
 
 
+def links_of(reference: str, *links: DataLink) -> Override:
+    """Put links on one query's series, where the others lack the labels that these are filled in with."""
+    return Override("byFrameRefID", reference, {"links": [link._asdict() for link in links]})
+
+
 def colored_names(colors: Mapping[str, str]) -> list[Override]:
     """Draw the series of these names, as their legends have them, each in its colour."""
     return [Override("byName", name, _fixed(color)) for name, color in colors.items()]
@@ -296,9 +301,9 @@ class TimeSeries(DataPanel):
     """Lines over time, with a legend table below. `threshold_line` draws the thresholds into the picture.
 
     `stacked` series are filled and lie upon each other, `to_full_height` as shares of their sum; `filled`
-    ones are so down to the axis. `logarithmic` is the base of the axis' scale. `points` marks each sample,
-    for values that come rarely. `joined` lines go over gaps. `legend_highest` or `legend_lowest` is one of
-    the legend's values: who has most or least of it comes first. The axis reaches `soft_maximum` at least.
+    ones are so down to the axis. `logarithmic` is the base of the axis' scale. `legend_highest` or
+    `legend_lowest` is one of the legend's values: who has most or least of it comes first. The axis reaches
+    `soft_maximum` at least.
     """
 
     kind = "timeseries"
@@ -314,8 +319,6 @@ class TimeSeries(DataPanel):
     to_full_height: bool = False
     filled: bool = False
     logarithmic: int | None = None
-    points: bool = False
-    joined: bool = False
 
     def options(self) -> Json:
         return {
@@ -333,9 +336,7 @@ class TimeSeries(DataPanel):
             "lineWidth": 1 if self.stacked else 2,
             "lineInterpolation": "linear",
             "fillOpacity": 60 if self.stacked else 20 if self.filled else 0,
-            "showPoints": "always" if self.points else "never",
-            "pointSize": 5,
-            "spanNulls": self.joined,
+            "showPoints": "never",
             "axisLabel": self.axis_label,
             "axisSoftMax": self.soft_maximum,
             "stacking": {"mode": stacking if self.stacked else "none", "group": "A"},
@@ -344,8 +345,8 @@ class TimeSeries(DataPanel):
         }
 
 
-def _reduced(calculation: str) -> Json:
-    return {"calcs": [calculation], "fields": "", "values": False}
+# A series' value is its last.
+_REDUCED = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 
 
 @attr.s(auto_attribs=True, kw_only=True)
@@ -353,7 +354,7 @@ class Stat(DataPanel):
     """One value of each series in large figures, its name above, its course behind.
 
     `colored` gives the figure the colour of its threshold or of its text. `named` is False where the title
-    says it all. `calculation` is Grafana's name of how a value is made of the course.
+    says it all.
     """
 
     kind = "stat"
@@ -361,11 +362,10 @@ class Stat(DataPanel):
     colored: bool = False
     named: bool = True
     course: bool = True
-    calculation: str = "lastNotNull"
 
     def options(self) -> Json:
         return {
-            "reduceOptions": _reduced(self.calculation),
+            "reduceOptions": _REDUCED,
             "colorMode": "value" if self.colored else "none",
             "graphMode": "area" if self.course else "none",
             "justifyMode": "auto",
@@ -384,7 +384,6 @@ class BarGauge(DataPanel):
     kind = "bargauge"
 
     color_mode: str = "thresholds"
-    calculation: str = "lastNotNull"
 
     def options(self) -> Json:
         return {
@@ -400,5 +399,5 @@ class BarGauge(DataPanel):
             # Smaller than the names are measured in, so that none is cut off.
             "text": {"titleSize": 11, "valueSize": 14},
             "legend": {"showLegend": False, "displayMode": "list", "placement": "bottom", "calcs": []},
-            "reduceOptions": _reduced(self.calculation),
+            "reduceOptions": _REDUCED,
         }

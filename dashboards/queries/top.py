@@ -7,6 +7,8 @@ from __future__ import annotations
 
 # As many lines as can be told apart.
 MOST_LINES = 10
+# As many rows as a heatmap or a timeline has room for.
+MOST_ROWS = 64
 
 
 def highest(expr: str, by: str, count: int = MOST_LINES) -> str:

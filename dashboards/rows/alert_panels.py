@@ -35,6 +35,7 @@ def judged(
     """
     queries = [*shown, *([moving_limit] if moving_limit else [])]
     dashes = [dashed_limit(chr(ord("A") + len(shown)))] if moving_limit else []
+    to_run = links.to_run(cluster=links.CLUSTER_OF_SERIES)
     return TimeSeries(
         title=title,
         description=description,
@@ -50,7 +51,7 @@ def judged(
         legend_lowest="min" if worst == "lowest" else None,
         # What is 0 all the time lies on an axis to 1, not to 100.
         soft_maximum=None if maximum is not None or unit != "none" else 1,
-        data_links=[links.to_run()] if any("{{run}}" in query.legend for query in queries) else [],
+        data_links=[to_run] if any("{{run}}" in query.legend for query in queries) else [],
     )
 
 

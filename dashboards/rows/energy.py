@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from alerts import fleet, run_efficiency, throughput
 from dashboards import colors, links
-from dashboards.grafana.panels import Query, Stat, Threshold, TimeSeries, colored_names, rising
+from dashboards.grafana.panels import (
+    Query,
+    Stat,
+    Threshold,
+    TimeSeries,
+    colored_names,
+    links_of,
+    rising,
+)
 from dashboards.grafana.tables import Column, Table
 from dashboards.queries import over_range, per_run, top
-from dashboards.rows.fleet_gpus import MOST_POINTS
+from dashboards.rows.fleet_gpus import CLUSTER, CLUSTER_WIDTH, MOST_POINTS
 from dashboards.variables import of_recorded
 
 _MOST_BANDS = 6
@@ -80,8 +88,10 @@ def power() -> TimeSeries:
             Query(expr=rest, legend="other runs"),
             Query(expr=f"sum({of_recorded(fleet.IDLE_POWER)})", legend="no run"),
         ],
-        overrides=colored_names({"other runs": colors.SKY, "no run": colors.BASELINE}),
-        data_links=[links.to_run()],
+        overrides=[
+            links_of("A", links.to_run(cluster=links.CLUSTER_OF_SERIES)),
+            *colored_names({"other runs": colors.SKY, "no run": colors.BASELINE}),
+        ],
     )
 
 
@@ -96,7 +106,7 @@ def runs() -> Table:
             "it. Joules per token holds energy against tokens, pauses included: of two runs of one model "
             "the lower one is the better set-up, of two models it is mostly the smaller."
         ),
-        labels={"run": "Run"},
+        labels={"run": "Run", **CLUSTER},
         columns=[
             Column(
                 "kWh",
@@ -110,7 +120,8 @@ def runs() -> Table:
             ),
             Column("J / token", f"{power} / on (cluster, run) ({tokens} > 0)", "joule", 1, width=76),
         ],
-        data_links=[links.to_run(links.CELL)],
+        data_links=[links.to_run(links.CELL, cluster=links.CLUSTER_OF_ROW)],
+        overrides=[CLUSTER_WIDTH],
         sorted_by="kWh",
         descending=True,
         no_value=_NOTHING,
@@ -136,5 +147,5 @@ def tokens_per_joule() -> TimeSeries:
                 expr=top.highest(of_recorded(run_efficiency.TOKENS_PER_JOULE), per_run.RUN), legend="{{run}}"
             )
         ],
-        data_links=[links.to_run()],
+        data_links=[links.to_run(cluster=links.CLUSTER_OF_SERIES)],
     )

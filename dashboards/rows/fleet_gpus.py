@@ -5,13 +5,16 @@ from __future__ import annotations
 from alerts import fleet
 from dashboards import colors, links
 from dashboards.grafana.panels import Query, Stat, Threshold, TimeSeries, colored_names, falling
-from dashboards.grafana.tables import Column, Table
+from dashboards.grafana.tables import Column, Table, widths
 from dashboards.grafana.timelines import Heatmap
 from dashboards.variables import of_recorded
 
 _ZERO_IS_GOOD = Threshold(colors.GOOD, None)
 # Of a panel that sums many series: a day comes in steps of five minutes.
 MOST_POINTS = 400
+# A column of tables over all clusters; Grafana leaves it out where no cluster is told.
+CLUSTER = {"cluster": "Cluster"}
+[CLUSTER_WIDTH] = widths({"Cluster": 80})
 
 
 def in_use() -> Stat:
@@ -19,7 +22,7 @@ def in_use() -> Stat:
         title="GPUs in use",
         description=(
             "The share of GPUs that a run trains on, of all that are known, lost ones among them. Which "
-            "nodes have free ones is on GPUs. In use does not mean busy: see the utilization below."
+            "nodes are idle is at the top of GPUs. In use does not mean busy: see the utilization below."
         ),
         unit="percentunit",
         decimals=0,
@@ -38,8 +41,8 @@ def lost() -> Stat:
         title="GPUs lost",
         description=(
             "GPUs that were seen before and do not answer any more. It should be 0: the runs on them are "
-            "dead or hang, and the node needs a reset or a technician. Which they are is on GPUs, and in "
-            "the alert of each."
+            "dead or hang, and the node needs a reset or a technician. Which they are is in the alert "
+            "GPULost of each: click through to what fires."
         ),
         unit="none",
         decimals=0,
@@ -49,7 +52,7 @@ def lost() -> Stat:
         colored=True,
         color_mode="thresholds",
         named=False,
-        data_links=[links.to(links.GPUS, "All GPUs")],
+        data_links=[links.to(links.ALERTS, "What fires")],
     )
 
 
@@ -135,7 +138,7 @@ def lazy_nodes() -> Table:
             "one among equals is a slow disk, a slow link or a hanging run; click it for its GPUs. Nodes "
             "that nothing trains on are left out: they are idle above."
         ),
-        labels={"instance": "Node"},
+        labels={"instance": "Node", **CLUSTER},
         columns=[
             Column(
                 "Utilization",
@@ -161,7 +164,15 @@ def lazy_nodes() -> Table:
             ),
             Column("Power", of_those(of_recorded(fleet.POWER)), "watt", 1, width=80),
         ],
-        data_links=[links.to(links.GPUS, f"GPUs of {links.CELL}", instance=links.CELL)],
+        data_links=[
+            links.to(
+                links.GPUS,
+                f"GPUs of {links.CELL}",
+                instance=links.CELL,
+                cluster=links.CLUSTER_OF_ROW,
+            )
+        ],
+        overrides=[CLUSTER_WIDTH],
         sorted_by="Utilization",
         no_value="-",
     )

@@ -9,7 +9,7 @@ from dashboards.colors import BAD, GREY, ORANGE, SKY, THROTTLING, WARNING
 from dashboards.grafana.panels import Query, Text, TimeSeries, colored, colored_names, dashed
 from dashboards.grafana.timelines import Heatmap, StateTimeline
 from dashboards.queries import order, top
-from dashboards.rows.gpu_lines import DEVICE, GPU, line_a_gpu, pace, row_a_gpu
+from dashboards.rows.gpu_lines import DEVICE, GPU, line_a_gpu, of_chosen_runs, pace, rate, row_a_gpu
 from dashboards.rows.gpu_tables import OF_GPU
 from dashboards.variables import of_gpu, of_recorded
 from exporters import catalog
@@ -24,15 +24,16 @@ _MIG = "{{mig_profile}} {{mig_instance}} of GPU {{gpu}} on {{instance}}"
 
 
 def throttling() -> StateTimeline:
-    held = of_gpu(catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL)
+    held = of_chosen_runs(rate(catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL))
     chosen = top.highest(
-        f"max by {DEVICE} (sum by (cluster, instance, job, gpu, uuid) (rate({held}[$__rate_interval])))",
+        f"max by {DEVICE} (sum by (cluster, instance, job, gpu, uuid) {held})",
         DEVICE,
         _MOST_ROWS,
     )
     # The first that holds counts: they stand in the order of how bad they are.
     worst = " or ".join(
-        f"({pace(catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL, _reason(reason))} > {_LEAST_SHARE}) * 0 + {code}"
+        f"(max by {DEVICE} ({rate(catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL, _reason(reason))})"
+        f" > {_LEAST_SHARE}) * 0 + {code}"
         for code, reason in enumerate(THROTTLING, start=1)
     )
     return StateTimeline(
@@ -57,7 +58,7 @@ def _reason(reason: str) -> str:
 
 
 def throttled_share() -> TimeSeries:
-    held = of_gpu(catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL)
+    held = of_chosen_runs(rate(catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL))
     return TimeSeries(
         title="Time held down, by reason",
         description=(
@@ -73,7 +74,7 @@ def throttled_share() -> TimeSeries:
         legend_highest="mean",
         targets=[
             Query(
-                expr=f"avg by (reason) (max by (cluster, uuid, reason) (rate({held}[$__rate_interval])))",
+                expr=f"avg by (reason) (max by (cluster, uuid, reason) {held})",
                 legend="{{reason}}",
             )
         ],
@@ -85,9 +86,9 @@ def xid_timeline(thresholds: Thresholds) -> StateTimeline:
     page = thresholds.xid_page_seconds
 
     def of_class(code: int, name: str) -> str:
-        last = of_gpu(catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS, f'class="{name}"')
+        last = of_chosen_runs(of_gpu(catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS, f'class="{name}"'))
         # However far the zoom is out, one step of it sees the error.
-        return f"(time() - max by {_EVENT} ({last}) < {page:g} + $__interval_ms / 1000) * 0 + {code}"
+        return f"(time() - max by {_EVENT} {last} < {page:g} + $__interval_ms / 1000) * 0 + {code}"
 
     return StateTimeline(
         title="XID errors",
@@ -112,7 +113,7 @@ def xid_timeline(thresholds: Thresholds) -> StateTimeline:
 
 
 def memory_errors() -> TimeSeries:
-    each = of_gpu(catalog.NVIDIA_GPU_ECC_ERRORS_TOTAL)
+    errors = f"increase({of_gpu(catalog.NVIDIA_GPU_ECC_ERRORS_TOTAL)}[$__rate_interval])"
     return TimeSeries(
         title="Memory errors",
         description=(
@@ -127,7 +128,7 @@ def memory_errors() -> TimeSeries:
         targets=[
             Query(
                 expr="sum by (severity) (max by (cluster, uuid, severity) "
-                f"(round(increase({each}[$__rate_interval]))))",
+                f"{of_chosen_runs(f'round({errors})')})",
                 legend="{{severity}}",
             )
         ],
@@ -207,7 +208,7 @@ def pcie_link() -> TimeSeries:
         decimals=0,
         maximum=1,
         first="lowest",
-        expr=of_recorded(PCIE_LINK_RATIO, OF_GPU),
+        expr=of_chosen_runs(of_recorded(PCIE_LINK_RATIO, OF_GPU)),
     )
 
 
@@ -217,7 +218,7 @@ def mig_memory() -> TimeSeries:
         "Memory of MIG instances",
         "Share of its own memory that each instance has in use. Full is an out-of-memory error for the rank "
         "on it alone: give it a larger profile, or a smaller micro-batch.",
-        f"max by {_INSTANCE} ({of_gpu(used)}) / on {_INSTANCE} max by {_INSTANCE} ({of_gpu(total)})",
+        f"{_of_instances(of_gpu(used))} / on {_INSTANCE} {_of_instances(of_gpu(total))}",
     )
 
 
@@ -226,8 +227,13 @@ def mig_activity(title: str, counter: Metric) -> TimeSeries:
         f"{title} of MIG instances",
         "Share of the instance's own, not of the whole GPU. Read it as for a whole GPU above; an instance "
         "that stays at 0 is held for nothing.",
-        f"max by {_INSTANCE} (rate({of_gpu(counter)}[$__rate_interval]))",
+        _of_instances(rate(counter)),
     )
+
+
+def _of_instances(expr: str) -> str:
+    """Each MIG instance of the GPUs that are chosen, once."""
+    return f"max by {_INSTANCE} {of_chosen_runs(expr)}"
 
 
 def _line_a_mig_instance(title: str, description: str, expr: str) -> TimeSeries:

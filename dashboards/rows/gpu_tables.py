@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from alerts.gpu_health import MEMORY_USED_RATIO, PCIE_LINK_RATIO
+from alerts.rank_gpus import HEAT_OR_BRAKE
 from alerts.thresholds import Thresholds, duration
 from dashboards import links
 from dashboards.colors import BAD, GOOD, NEUTRAL, SKY, WARNING
 from dashboards.events import ALERTS, FIRING
 from dashboards.grafana.panels import Text, Threshold, falling, rising
 from dashboards.grafana.tables import Column, Table, linked, widths
-from dashboards.rows.gpu_lines import ROW, ROW_LABELS, ROW_WIDTHS, TO_GPU_OF_ROW, added, in_row
+from dashboards.rows.gpu_lines import (
+    OF_RUN,
+    ROW,
+    ROW_LABELS,
+    ROW_WIDTHS,
+    TO_GPU_OF_ROW,
+    added,
+    counted,
+    in_row,
+    of_chosen_runs,
+    rate,
+)
 from dashboards.variables import of_alerts, of_gpu, of_recorded
 from exporters import catalog
+from exporters.catalog import Metric
 
 OF_GPU = 'gpu=~"$gpu"'
-HEAT_OR_BRAKE = 'reason=~"hw_thermal|sw_thermal|thermal|hw_power_brake"'
 # What the driver asks for: NVML_GPU_RECOVERY_ACTION_… of nvml.h.
 _RECOVERY = {
     0: Text("nothing", NEUTRAL),
@@ -29,19 +41,30 @@ _RECOVERY = {
 _ANY_IS_BAD = (Threshold(NEUTRAL, None), Threshold(BAD, 1))
 _ANY_IS_A_WARNING = (Threshold(NEUTRAL, None), Threshold(WARNING, 1))
 _NARROW, _SMALL, _WIDE, _BAR = 72, 84, 110, 128
-_RANK_ON_IT = f"max by (cluster, instance, gpu, run, rank) ({of_gpu(catalog.TRAINING_RUN_GPU_INFO)})"
-_IDENTITY = f"max by (cluster, instance, gpu, name, driver_version) ({of_gpu(catalog.NVIDIA_GPU_INFO)})"
+_RANK_ON_IT = f"max by (cluster, instance, gpu, run, rank) ({of_gpu(catalog.TRAINING_RUN_GPU_INFO, OF_RUN)})"
+_IDENTITY = (
+    f"max by (cluster, instance, gpu, name, driver_version) {of_chosen_runs(of_gpu(catalog.NVIDIA_GPU_INFO))}"
+)
 
 
 def _ratio(part: str, whole: str) -> str:
     return f"{part} / on {ROW} {whole}"
 
 
+def _recorded(name: str) -> str:
+    """What is recorded of each chosen GPU, by row of a table."""
+    return f"max by {ROW} {of_chosen_runs(of_recorded(name, OF_GPU))}"
+
+
+def _pace(counter: Metric, *matchers: str) -> str:
+    return f"max by {ROW} {of_chosen_runs(rate(counter, *matchers))}"
+
+
 def health(thresholds: Thresholds) -> Table:
     firing = of_alerts(ALERTS, FIRING, 'scope="hardware"', OF_GPU)
     last_xid = (
         f"topk by {ROW} (1, max by (cluster, instance, gpu, xid) "
-        f"({of_gpu(catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS)}))"
+        f"{of_chosen_runs(of_gpu(catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS))})"
     )
     return Table.of(
         title="Health of each GPU",
@@ -56,7 +79,13 @@ def health(thresholds: Thresholds) -> Table:
         columns=[
             Column("XID seen", f"time() - {last_xid}", "s", 0, width=_WIDE),
             Column(
-                "Alerts", f"count by {ROW} ({firing})", "none", 0, "color-text", _ANY_IS_BAD, width=_NARROW
+                "Alerts",
+                f"count by {ROW} {of_chosen_runs(firing)}",
+                "none",
+                0,
+                "color-text",
+                _ANY_IS_BAD,
+                width=_NARROW,
             ),
             Column(
                 "Answers",
@@ -87,7 +116,7 @@ def health(thresholds: Thresholds) -> Table:
             Column(
                 "Rows replaced",
                 f"sum by {ROW} (max by (cluster, instance, gpu, cause) "
-                f"({of_gpu(catalog.NVIDIA_GPU_REMAPPED_ROWS)}))",
+                f"{of_chosen_runs(of_gpu(catalog.NVIDIA_GPU_REMAPPED_ROWS))})",
                 "none",
                 0,
                 width=_WIDE,
@@ -127,8 +156,6 @@ def work(thresholds: Thresholds) -> Table:
         return _ratio(in_row(catalog.NVIDIA_GPU_CLOCK_HERTZ, one), highest)
 
     power = in_row(catalog.NVIDIA_GPU_POWER_WATTS)
-    tensor = of_gpu(catalog.NVIDIA_GPU_TENSOR_ACTIVE_SECONDS_TOTAL)
-    held = of_gpu(catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL, HEAT_OR_BRAKE)
     busy = [Threshold(SKY, None)]
     return Table.of(
         title="What each GPU does, and for whom",
@@ -154,7 +181,7 @@ def work(thresholds: Thresholds) -> Table:
             ),
             Column(
                 "Tensor cores",
-                f"max by {ROW} (rate({tensor}[$__rate_interval]))",
+                _pace(catalog.NVIDIA_GPU_TENSOR_ACTIVE_SECONDS_TOTAL),
                 "percentunit",
                 0,
                 "gauge",
@@ -165,7 +192,7 @@ def work(thresholds: Thresholds) -> Table:
             ),
             Column(
                 "Memory",
-                f"max by {ROW} ({of_recorded(MEMORY_USED_RATIO, OF_GPU)})",
+                _recorded(MEMORY_USED_RATIO),
                 "percentunit",
                 0,
                 "gauge",
@@ -207,7 +234,7 @@ def work(thresholds: Thresholds) -> Table:
             Column("Memory clock", of_highest_clock("memory"), "percentunit", 0, width=_WIDE),
             Column(
                 "Held down",
-                f"max by {ROW} (rate({held}[$__rate_interval]))",
+                _pace(catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL, HEAT_OR_BRAKE),
                 "percentunit",
                 0,
                 "color-text",
@@ -224,8 +251,8 @@ def work(thresholds: Thresholds) -> Table:
 
 def memory(thresholds: Thresholds) -> Table:
     def of_processes(whose: str) -> str:
-        each = of_gpu(catalog.NVIDIA_GPU_PROCESS_MEMORY_BYTES, whose)
-        return f"sum by {ROW} (max by (cluster, instance, gpu, run, rank) ({each}))"
+        each = of_chosen_runs(of_gpu(catalog.NVIDIA_GPU_PROCESS_MEMORY_BYTES, whose))
+        return f"sum by {ROW} (max by (cluster, instance, gpu, run, rank) {each})"
 
     return Table.of(
         title="Whose memory it is",
@@ -238,7 +265,7 @@ def memory(thresholds: Thresholds) -> Table:
         columns=[
             Column(
                 "In use",
-                f"max by {ROW} ({of_recorded(MEMORY_USED_RATIO, OF_GPU)})",
+                _recorded(MEMORY_USED_RATIO),
                 "percentunit",
                 1,
                 "color-text",
@@ -276,7 +303,7 @@ def link_state(thresholds: Thresholds) -> Table:
         columns=[
             Column(
                 "PCIe now",
-                f"max by {ROW} ({of_recorded(PCIE_LINK_RATIO, OF_GPU)})",
+                _recorded(PCIE_LINK_RATIO),
                 "percentunit",
                 0,
                 "color-text",
@@ -306,7 +333,7 @@ def link_state(thresholds: Thresholds) -> Table:
             Column(
                 "NVLink errors",
                 f"sum by {ROW} (max by (cluster, instance, gpu, kind) "
-                f"(round(increase({of_gpu(catalog.NVIDIA_GPU_NVLINK_ERRORS_TOTAL)}[$__range]))))",
+                f"{of_chosen_runs(f'round({counted(catalog.NVIDIA_GPU_NVLINK_ERRORS_TOTAL)})')})",
                 "none",
                 0,
                 "color-text",
@@ -321,7 +348,7 @@ def link_state(thresholds: Thresholds) -> Table:
 
 
 def unsupported() -> Table:
-    told = of_gpu(catalog.NVIDIA_GPU_METRIC_UNSUPPORTED)
+    told = of_chosen_runs(f"max_over_time({of_gpu(catalog.NVIDIA_GPU_METRIC_UNSUPPORTED)}[$__range])")
     return Table.of_series(
         title="Metrics that GPUs do not give, and why",
         description=(
@@ -332,7 +359,7 @@ def unsupported() -> Table:
             "above, too."
         ),
         expr="count by (cluster, instance, metric, reason) "
-        f"(max by (cluster, instance, gpu, uuid, metric, reason) (max_over_time({told}[$__range])))",
+        f"(max by (cluster, instance, gpu, uuid, metric, reason) {told})",
         labels={"metric": "Metric", "reason": "Reason", "instance": "Instance"},
         value="GPUs",
         unit="none",
@@ -342,8 +369,8 @@ def unsupported() -> Table:
 
 
 def xids(thresholds: Thresholds) -> Table:
-    last = of_gpu(catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS)
-    count = of_gpu(catalog.NVIDIA_GPU_XID_ERRORS_TOTAL)
+    last = of_chosen_runs(of_gpu(catalog.NVIDIA_GPU_XID_LAST_TIMESTAMP_SECONDS))
+    again = of_chosen_runs(f"round({counted(catalog.NVIDIA_GPU_XID_ERRORS_TOTAL)})")
     event = "(cluster, instance, gpu, xid, class)"
     return Table.of(
         title="XID errors since the service started",
@@ -357,13 +384,13 @@ def xids(thresholds: Thresholds) -> Table:
         columns=[
             Column(
                 "Last seen",
-                f"time() - max by {event} ({last})",
+                f"time() - max by {event} {last}",
                 "s",
                 0,
                 "color-text",
                 [Threshold(BAD, None), Threshold(NEUTRAL, thresholds.xid_page_seconds)],
             ),
-            Column("Again", f"max by {event} (round(increase({count}[$__range])))", "none", 0, width=_NARROW),
+            Column("Again", f"max by {event} {again}", "none", 0, width=_NARROW),
         ],
         overrides=[linked("GPU", TO_GPU_OF_ROW), *widths({"XID": 64, "Class": 100, "GPU": 56})],
         sorted_by="Last seen",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alerts import fleet, rank_gpus
 from alerts.gpu_health import MEMORY_USED_RATIO
 from alerts.thresholds import Thresholds
 from dashboards import links
@@ -9,15 +10,27 @@ from dashboards.colors import BLUE, GREY, ORANGE, PINK, SKY
 from dashboards.grafana.panels import BarGauge, Query, Threshold, TimeSeries, colored, dashed, limit
 from dashboards.grafana.timelines import Heatmap
 from dashboards.queries import top
-from dashboards.rows.gpu_lines import DEVICE, GPU, line_a_gpu, now, pace, row_a_gpu
+from dashboards.rows.fleet_gpus import MOST_POINTS
+from dashboards.rows.gpu_lines import (
+    DEVICE,
+    GPU,
+    counted,
+    line_a_gpu,
+    now,
+    of_chosen_runs,
+    pace,
+    rate,
+    row_a_gpu,
+)
 from dashboards.rows.gpu_tables import OF_GPU
-from dashboards.variables import of_gpu, of_recorded
+from dashboards.variables import of_every_instance, of_recorded
 from exporters import catalog
 from exporters.catalog import Metric
 
 # Work in blues, memory in orange.
 _ACTIVITY_COLORS = {"A": GREY, "B": SKY, "C": BLUE, "D": ORANGE, "F": PINK}
 _JOULES_A_KWH = 3.6e6
+_NODE = "(cluster, instance)"
 
 
 def heat() -> Heatmap:
@@ -31,6 +44,33 @@ def heat() -> Heatmap:
         unit="percent",
         maximum=100,
         expr=now(catalog.NVIDIA_GPU_UTILIZATION_PERCENT),
+    )
+
+
+def heat_of_nodes() -> Heatmap:
+    of_run = f"avg by {_NODE} ({of_every_instance(rank_gpus.UTILIZATION)})"
+    each = f"{of_every_instance(fleet.UTILIZATION)} or on {_NODE} {of_run}"
+    return Heatmap(
+        title="Utilization by node",
+        description=(
+            "Every node, whatever instance is chosen, by the mean of its GPUs; with a run chosen above, the "
+            "nodes of that run by the GPUs it has there. All below is of one instance at first: click a row "
+            f"for another, or choose more of them above. Of more than {top.MOST_ROWS} nodes it shows those "
+            "with the lowest means."
+        ),
+        unit="none",
+        cell_unit="percent",
+        cell_decimals=0,
+        minimum=0,
+        maximum=100,
+        shown="shares",
+        from_top=True,
+        most_points=MOST_POINTS,
+        no_value="no GPUs",
+        targets=[Query(expr=top.lowest(each, _NODE, top.MOST_ROWS), legend="{{instance}}")],
+        data_links=[
+            links.to(links.GPUS, f"GPUs of {links.INSTANCE_OF_SERIES}", instance=links.INSTANCE_OF_SERIES)
+        ],
     )
 
 
@@ -104,7 +144,7 @@ def _share_by_gpu(title: str, description: str, counter: Metric) -> Heatmap:
 
 
 def pipes() -> TimeSeries:
-    each = of_gpu(catalog.NVIDIA_GPU_PIPE_ACTIVE_SECONDS_TOTAL)
+    each = of_chosen_runs(rate(catalog.NVIDIA_GPU_PIPE_ACTIVE_SECONDS_TOTAL))
     return TimeSeries(
         title="Other pipes",
         description=(
@@ -119,7 +159,7 @@ def pipes() -> TimeSeries:
         no_value="no profiling metrics of this GPU",
         targets=[
             Query(
-                expr=f"avg by (pipe) (max by (cluster, uuid, pipe) (rate({each}[$__rate_interval])))",
+                expr=f"avg by (pipe) (max by (cluster, uuid, pipe) {each})",
                 legend="{{pipe}}",
             )
         ],
@@ -137,7 +177,7 @@ def memory_in_use(thresholds: Thresholds) -> TimeSeries:
         unit="percentunit",
         decimals=0,
         maximum=1,
-        expr=of_recorded(MEMORY_USED_RATIO, OF_GPU),
+        expr=of_chosen_runs(of_recorded(MEMORY_USED_RATIO, OF_GPU)),
         thresholds=limit(thresholds.gpu_memory_ratio),
     )
 
@@ -157,7 +197,7 @@ def power() -> Heatmap:
 
 
 def energy() -> BarGauge:
-    added = f"max by {DEVICE} (increase({of_gpu(catalog.NVIDIA_GPU_ENERGY_JOULES_TOTAL)}[$__range]))"
+    added = f"max by {DEVICE} {of_chosen_runs(counted(catalog.NVIDIA_GPU_ENERGY_JOULES_TOTAL))}"
     return BarGauge(
         title="Energy over the time range",
         description=(

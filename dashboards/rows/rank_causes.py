@@ -6,20 +6,18 @@ first panel is explained.
 
 from __future__ import annotations
 
+from alerts import rank_gpus
 from alerts.memory import RESERVED_RATIO
 from alerts.thresholds import Thresholds
 from alerts.throughput import FORWARD
 from dashboards.grafana.panels import Query
 from dashboards.grafana.timelines import Heatmap
-from dashboards.queries import order
-from dashboards.variables import of_node, of_rank, of_recorded, of_run
+from dashboards.queries import order, top
+from dashboards.queries.per_run import RANK, RUN
+from dashboards.variables import of_rank, of_recorded, of_run
 from exporters import catalog
-from exporters.catalog import Metric
 
-RUN = "(cluster, run)"
-RANK = "(cluster, run, rank)"
-_CHOSEN = 'rank=~"$rank"'
-_HEAT_OR_BRAKE = 'reason=~"hw_thermal|sw_thermal|thermal|hw_power_brake"'
+CHOSEN = 'rank=~"$rank"'
 
 
 def forward(*matchers: str) -> str:
@@ -34,7 +32,7 @@ def forward_of_median() -> str:
 
 def beside_median() -> str:
     """Forward time of each chosen rank as a share of the median rank's."""
-    return f"{forward(_CHOSEN)} / on {RUN} group_left () {forward_of_median()}"
+    return f"{forward(CHOSEN)} / on {RUN} group_left () {forward_of_median()}"
 
 
 def phase_share(phases: str) -> str:
@@ -43,48 +41,14 @@ def phase_share(phases: str) -> str:
     return f"sum by {RANK} (max by (cluster, run, rank, phase) (rate({spent}[$__rate_interval])))"
 
 
-def behind(moment: Metric) -> str:
-    """Seconds since a moment of each chosen rank that is alive, by its own node's clock."""
-    of_node_clock = f"max by (cluster, instance) ({of_node(catalog.WALLCLOCK_SECONDS)})"
-    of_each = f"max by (cluster, instance, run, rank) ({of_rank(moment)})"
-    alive = f"max by (cluster, instance, run, rank) ({of_rank(catalog.TRAINING_PHASE_ACTIVE)})"
-    return (
-        f"min by {RANK} (({of_node_clock} - on (cluster, instance) group_right () {of_each}) "
-        f"and on (cluster, instance, run, rank) {alive})"
-    )
-
-
-def of_its_gpu(by_gpu: str) -> str:
-    """The highest of each chosen rank's GPUs; `by_gpu` has a series for each cluster and uuid."""
-    mine = f"max by (cluster, run, rank, uuid) ({of_rank(catalog.TRAINING_RUN_GPU_INFO)})"
-    return f"max by {RANK} ({mine} * on (cluster, uuid) group_left () {by_gpu})"
-
-
-def newest_of_gpu(metric: Metric, *matchers: str) -> str:
-    """The newest value by cluster and uuid."""
-    return f"max by (cluster, uuid) ({of_node(metric, *matchers)})"
-
-
-def clock_below_highest() -> str:
-    """By how much of its highest clock the slowest of each chosen rank's GPUs is below it."""
-    clock = newest_of_gpu(catalog.NVIDIA_GPU_CLOCK_HERTZ, 'domain="sm"')
-    highest = newest_of_gpu(catalog.NVIDIA_GPU_CLOCK_MAX_HERTZ, 'domain="sm"')
-    return of_its_gpu(f"(1 - {clock} / on (cluster, uuid) {highest})")
+def of_its_gpus(recorded: str) -> str:
+    """What is recorded of each chosen rank's GPUs: the highest of them."""
+    return f"max by {RANK} ({of_recorded(recorded, CHOSEN)})"
 
 
 def clock_ratio() -> str:
     """The SM clock of the slowest of each chosen rank's GPUs, as a share of its highest."""
-    return f"1 - {clock_below_highest()}"
-
-
-def held_share() -> str:
-    """Share of the time for which heat or the power brake held the rank's GPU down."""
-    held = of_node(catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL, _HEAT_OR_BRAKE)
-    return of_its_gpu(f"max by (cluster, uuid) (rate({held}[$__rate_interval]))")
-
-
-def temperature() -> str:
-    return of_its_gpu(newest_of_gpu(catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS, 'sensor="gpu"'))
+    return f"min by {RANK} ({of_recorded(rank_gpus.CLOCK, CHOSEN)})"
 
 
 def tokens_of_median_rank() -> str:
@@ -110,7 +74,7 @@ def _by_rank(
 ) -> Heatmap:
     return Heatmap(
         title=title,
-        description=f"A row for each rank. {description}",
+        description=f"A row for each rank, or for the {top.MOST_ROWS} with the highest values. {description}",
         unit="none",
         cell_unit=unit,
         cell_decimals=decimals,
@@ -119,7 +83,7 @@ def _by_rank(
         shown="shares",
         from_top=True,
         no_value=no_value,
-        targets=[Query(expr=order.by_rank(expr), legend="rank {{rank}}")],
+        targets=[Query(expr=order.by_rank(top.highest(expr, RANK, top.MOST_ROWS)), legend="rank {{rank}}")],
     )
 
 
@@ -184,7 +148,7 @@ def clocks_lowered() -> Heatmap:
         "By how much the SM clock of its GPU is lowered. 5 to 20 % on all alike is the power limit. One "
         "that stands out computes slower by as much: see what holds it down beside this.",
         "percentunit",
-        clock_below_highest(),
+        f"1 - {clock_ratio()}",
         0,
         0.5,
         "no GPU",
@@ -197,7 +161,7 @@ def held_down(thresholds: Thresholds) -> Heatmap:
         "Share of the time in which heat or the power brake lower the clocks of its GPU. Any row that stands "
         "out is a fault of cooling or of power: move the rank to another GPU, and have the node looked at.",
         "percentunit",
-        held_share(),
+        of_its_gpus(rank_gpus.HELD_DOWN),
         0,
         4 * thresholds.gpu_thermal_ratio,
         "no GPU, or not told",
@@ -227,7 +191,7 @@ def reserved() -> Heatmap:
         "step by step runs out of memory first. A rank above the others has longer sequences or does more: "
         "rank 0 that gathers results, for example.",
         "percentunit",
-        of_recorded(RESERVED_RATIO, _CHOSEN),
+        of_recorded(RESERVED_RATIO, CHOSEN),
         0,
         1,
         "no GPU",

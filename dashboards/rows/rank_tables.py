@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from alerts import rank_gpus
 from alerts.memory import RESERVED_RATIO
 from alerts.thresholds import Thresholds
 from dashboards import links
 from dashboards.colors import BAD, NEUTRAL, PHASES, WARNING
 from dashboards.grafana.panels import DataLink, Threshold, falling, rising
 from dashboards.grafana.tables import Column, Table, linked, widths
+from dashboards.queries.per_run import age_of_rank
 from dashboards.rows.rank_causes import (
-    RANK,
-    behind,
+    CHOSEN,
     beside_median,
     clock_ratio,
-    held_share,
-    newest_of_gpu,
-    of_its_gpu,
+    of_its_gpus,
     phase_share,
-    temperature,
     tokens_of_median_rank,
 )
 from dashboards.variables import of_rank, of_recorded
@@ -81,35 +79,35 @@ def causes(thresholds: Thresholds) -> Table:
             ),
             Column(
                 "Held down",
-                _of_rank(held_share()),
+                _of_rank(of_its_gpus(rank_gpus.HELD_DOWN)),
                 "percentunit",
                 0,
                 "color-text",
                 rising(thresholds.gpu_power_brake_ratio, thresholds.gpu_thermal_ratio, NEUTRAL),
             ),
-            Column("Temperature", _of_rank(temperature()), "celsius", 0, width=110),
+            Column("Temperature", _of_rank(of_its_gpus(rank_gpus.TEMPERATURE)), "celsius", 0, width=110),
             Column(
                 "GPU busy",
-                _of_rank(of_its_gpu(newest_of_gpu(catalog.NVIDIA_GPU_UTILIZATION_PERCENT))),
+                _of_rank(of_its_gpus(rank_gpus.UTILIZATION)),
                 "percent",
                 0,
             ),
             Column(
                 "Memory held",
-                _of_rank(of_recorded(RESERVED_RATIO, 'rank=~"$rank"')),
+                _of_rank(of_recorded(RESERVED_RATIO, CHOSEN)),
                 "percentunit",
                 0,
                 width=110,
             ),
             Column(
                 "Last step",
-                _of_rank(behind(catalog.TRAINING_LAST_STEP_TIMESTAMP_SECONDS)),
+                _of_rank(age_of_rank(catalog.TRAINING_LAST_STEP_TIMESTAMP_SECONDS, CHOSEN)),
                 "s",
                 0,
             ),
             Column(
                 "Last progress",
-                _of_rank(behind(catalog.TRAINING_LAST_PROGRESS_TIMESTAMP_SECONDS)),
+                _of_rank(age_of_rank(catalog.TRAINING_LAST_PROGRESS_TIMESTAMP_SECONDS, CHOSEN)),
                 "s",
                 0,
                 "color-text",
@@ -129,14 +127,18 @@ def causes(thresholds: Thresholds) -> Table:
     )
 
 
+def _over_range(counter: str, by: str = "rank") -> str:
+    """What each rank counted within the time range: where it was started again elsewhere, on all nodes."""
+    return f"sum by (rank) (max by (cluster, instance, run, {by}) (increase({counter}[$__range])))"
+
+
 def _bar(phase: str) -> Column:
     """The phase's share of the rank's wall time over the time range."""
     wall = of_rank(catalog.TRAINING_PHASE_SECONDS_TOTAL)
     spent = of_rank(catalog.TRAINING_PHASE_SECONDS_TOTAL, f'phase="{phase}"')
-    age = f"sum by (rank) (max by (rank, phase) (increase({wall}[$__range])))"
     return Column(
         phase.capitalize(),
-        f"max by (rank) (increase({spent}[$__range])) / on (rank) ({age} > 0)",
+        f"{_over_range(spent)} / on (rank) ({_over_range(wall, 'rank, phase')} > 0)",
         "percentunit",
         1,
         "gauge",
@@ -167,9 +169,9 @@ def memory_and_faults() -> Table:
         return f"max by (rank) ({of_rank(metric)})"
 
     def counted(counter: Metric) -> str:
-        return f"sum by (rank) (max by {RANK} (round(increase({of_rank(counter)}[$__range]))))"
+        return f"round({_over_range(of_rank(counter))})"
 
-    nonfinite = of_rank(catalog.TRAINING_NONFINITE_TOTAL)
+    nonfinite = _over_range(of_rank(catalog.TRAINING_NONFINITE_TOTAL), "rank, what")
     return Table.of(
         title="Memory and faults of each rank",
         description=(
@@ -203,7 +205,7 @@ def memory_and_faults() -> Table:
             ),
             Column(
                 "Non-finite",
-                f"sum by (rank) (max by (rank, what) (round(increase({nonfinite}[$__range]))))",
+                f"round({nonfinite})",
                 "none",
                 0,
                 "color-text",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dashboards.colors import BASELINE, PHASES, TRAINING
 from dashboards.grafana.panels import Query, Text, TimeSeries, band, colored_names
 from dashboards.grafana.timelines import StateTimeline
-from dashboards.queries import order
-from dashboards.rows.rank_causes import RANK, RUN, forward
+from dashboards.queries import order, top
+from dashboards.queries.per_run import RANK, RUN
+from dashboards.rows.rank_causes import CHOSEN, forward
 from dashboards.variables import of_rank
 from exporters import catalog
 from exporters.catalog import Metric
@@ -54,7 +55,7 @@ def forward_spread() -> TimeSeries:
         "keep together. Where its upper edge leaves the median, one rank computes longer, and all others "
         "wait that much; an even band that rises is more work for all.",
         "percentunit",
-        forward('rank=~"$rank"'),
+        forward(CHOSEN),
         "the trainer shows no forward pass",
         names=("fastest", "median", "slowest"),
         decimals=0,
@@ -119,17 +120,25 @@ def phases_now() -> StateTimeline:
     each = " or ".join(
         f"max by {RANK} ({of_rank(active, _is(phase))}) * {code}" for phase, code in _CODES.items()
     )
+    progress = of_rank(catalog.TRAINING_LAST_PROGRESS_TIMESTAMP_SECONDS)
+    last = f"max by {RANK} (last_over_time({progress}[$__range] @ end()))"
     return StateTimeline(
         title="Phase each rank is in",
         description=(
-            "As each scrape finds it, so short phases show as a pattern. In a run that is well all ranks "
-            "have the same pattern. One long band in all rows is a stall; the row that differs there is the "
-            "rank the others wait for: in data its loader hangs, in checkpoint its disk, and alone in "
-            "forward while all are in backward it computes still, or never entered the collective."
+            f"Of more than {top.MOST_ROWS} ranks, of those that made progress longest ago. As each scrape "
+            "finds it, so short phases show as a pattern. In a run that is well all ranks have the same "
+            "pattern. One long band in all rows is a stall; the row that differs there is the rank the "
+            "others wait for: in data its loader hangs, in checkpoint its disk, and alone in forward while "
+            "all are in backward it computes still, or never entered the collective."
         ),
         no_value="not running",
         value_texts={code: Text(phase, PHASES[phase]) for phase, code in _CODES.items()},
-        targets=[Query(expr=order.by_rank(f"({each})"), legend="rank {{rank}}")],
+        targets=[
+            Query(
+                expr=order.by_rank(f"({each}) and on {RANK} bottomk({top.MOST_ROWS}, {last})"),
+                legend="rank {{rank}}",
+            )
+        ],
     )
 
 

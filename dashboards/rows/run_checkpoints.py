@@ -129,7 +129,7 @@ def results() -> Stat:
         course=False,
         targets=[
             Query(
-                expr=f"round(sum by (result) (max by (cluster, run, result) ({written})))",
+                expr=f"round(sum by (result) (max by (cluster, instance, run, result) ({written})))",
                 legend="{{result}}",
                 instant=True,
             )

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from alerts.gpu_health import MEMORY_USED_RATIO
+from alerts import rank_gpus
 from alerts.thresholds import Thresholds
 from dashboards import links
 from dashboards.colors import BAD, BASELINE, PHASES, SKY, TRAINING, WARNING
 from dashboards.grafana.panels import Query, TimeSeries, band, colored, dashed, dashed_limit, rising
 from dashboards.grafana.tables import Column, Table
 from dashboards.grafana.timelines import Heatmap
-from dashboards.queries import order
-from dashboards.queries.per_run import RUN, counted, of_gpus, of_its_gpus
-from dashboards.rows.gpu_tables import HEAT_OR_BRAKE
-from dashboards.variables import of_node, of_recorded, of_run
+from dashboards.queries import order, top
+from dashboards.queries.per_run import RANK, RUN, counted
+from dashboards.variables import of_recorded, of_run
 from exporters import catalog
 from exporters.catalog import Metric
+
+_GPU = "(cluster, instance, run, rank, gpu, uuid)"
+_NO_GPU = "none of its GPUs is known, or they are MIG instances"
 
 
 def cuda_memory() -> TimeSeries:
     def fullest(metric: Metric) -> str:
         return f"max by {RUN} ({of_run(metric)})"
 
-    total = of_its_gpus(of_gpus(catalog.NVIDIA_GPU_MEMORY_TOTAL_BYTES))
     return TimeSeries(
         title="CUDA memory of the fullest rank",
         description=(
@@ -38,7 +39,7 @@ def cuda_memory() -> TimeSeries:
             Query(expr=fullest(catalog.TRAINING_CUDA_MEMORY_ALLOCATED_BYTES), legend="allocated"),
             Query(expr=fullest(catalog.TRAINING_CUDA_MEMORY_RESERVED_BYTES), legend="reserved"),
             Query(expr=fullest(catalog.TRAINING_CUDA_MEMORY_RESERVED_PEAK_BYTES), legend="most reserved"),
-            Query(expr=f"min by {RUN} ({total})", legend="of the GPU"),
+            Query(expr=f"min by {RUN} ({of_recorded(rank_gpus.MEMORY_TOTAL)})", legend="of the GPU"),
         ],
         overrides=[
             colored("A", TRAINING),
@@ -105,14 +106,14 @@ def host_memory() -> TimeSeries:
 
 
 def gpu_utilization() -> Heatmap:
-    busy = of_its_gpus(of_gpus(catalog.NVIDIA_GPU_UTILIZATION_PERCENT))
+    busy = f"avg by {RANK} ({of_recorded(rank_gpus.UTILIZATION)})"
     return Heatmap(
         title="Utilization of its GPUs",
         description=(
-            "A row for the GPUs of each rank; 100 % on the scale below is busy all the time. One even colour "
-            "is health, with stripes through all rows at evaluation and checkpoints. One row that differs is "
-            "a GPU that waits or is waited for: see its rank in Ranks. Dark rows all through: the run holds "
-            "GPUs that it does not use."
+            f"A row for the GPUs of each rank, or of the {top.MOST_ROWS} least busy ones; 100 % on the scale "
+            "below is busy all the time. One even colour is health, with stripes through all rows at "
+            "evaluation and checkpoints. One row that differs is a GPU that waits or is waited for: see its "
+            "rank in Ranks. Dark rows all through: the run holds GPUs that it does not use."
         ),
         unit="none",
         cell_unit="percent",
@@ -123,25 +124,24 @@ def gpu_utilization() -> Heatmap:
         from_top=True,
         targets=[
             Query(
-                expr=order.by_rank(f"avg by (cluster, run, rank) ({busy})"),
+                expr=order.by_rank(top.lowest(busy, RANK, top.MOST_ROWS)),
                 legend="rank {{rank}}",
             )
         ],
-        no_value="none of its GPUs is known",
+        no_value=_NO_GPU,
     )
 
 
-def _spread(joined: str) -> list[Query]:
+def _spread(of_each: str) -> list[Query]:
     return [
-        Query(expr=f"max by {RUN} ({joined})", legend="highest"),
-        Query(expr=f"quantile by {RUN} (0.5, {joined})", legend="median"),
-        Query(expr=f"min by {RUN} ({joined})", legend="lowest"),
+        Query(expr=f"max by {RUN} ({of_each})", legend="highest"),
+        Query(expr=f"quantile by {RUN} (0.5, {of_each})", legend="median"),
+        Query(expr=f"min by {RUN} ({of_each})", legend="lowest"),
     ]
 
 
 def gpu_power() -> TimeSeries:
-    draws = of_its_gpus(of_gpus(catalog.NVIDIA_GPU_POWER_WATTS))
-    allowed = of_its_gpus(of_gpus(catalog.NVIDIA_GPU_POWER_LIMIT_WATTS))
+    allowed = of_recorded(rank_gpus.POWER_LIMIT)
     return TimeSeries(
         title="Power of its GPUs",
         description=(
@@ -153,15 +153,17 @@ def gpu_power() -> TimeSeries:
         unit="watt",
         minimum=0,
         legend_values=("lastNotNull", "mean", "max"),
-        targets=[*_spread(draws), Query(expr=f"min by {RUN} ({allowed})", legend="limit")],
+        targets=[
+            *_spread(of_recorded(rank_gpus.POWER)),
+            Query(expr=f"min by {RUN} ({allowed})", legend="limit"),
+        ],
         overrides=[*band("lowest", "highest", SKY), colored("B", TRAINING), dashed_limit("D")],
-        no_value="none of its GPUs is known",
+        no_value=_NO_GPU,
     )
 
 
 def gpu_temperature() -> TimeSeries:
-    celsius = of_its_gpus(of_gpus(catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS, 'sensor="gpu"'))
-    slows = of_its_gpus(of_gpus(catalog.NVIDIA_GPU_TEMPERATURE_LIMIT_CELSIUS, 'limit="slowdown"'))
+    celsius, slows = of_recorded(rank_gpus.TEMPERATURE), of_recorded(rank_gpus.TEMPERATURE_LIMIT)
     return TimeSeries(
         title="Temperature of its GPUs",
         description=(
@@ -175,30 +177,25 @@ def gpu_temperature() -> TimeSeries:
         legend_values=("lastNotNull", "mean", "max"),
         targets=[*_spread(celsius), Query(expr=f"min by {RUN} ({slows})", legend="slows down")],
         overrides=[*band("lowest", "highest", WARNING), colored("B", WARNING), dashed_limit("D")],
-        no_value="none of its GPUs is known",
+        no_value=_NO_GPU,
     )
 
 
 def gpu_table(thresholds: Thresholds) -> Table:
-    held_down = of_node(catalog.NVIDIA_GPU_THROTTLE_SECONDS_TOTAL, HEAT_OR_BRAKE)
-    held = f"max by (cluster, uuid, reason) (rate({held_down}[$__rate_interval]))"
-    power = of_gpus(catalog.NVIDIA_GPU_POWER_WATTS)
-    power_limit = of_gpus(catalog.NVIDIA_GPU_POWER_LIMIT_WATTS)
-    clock = of_gpus(catalog.NVIDIA_GPU_CLOCK_HERTZ, 'domain="sm"')
-    clock_max = of_gpus(catalog.NVIDIA_GPU_CLOCK_MAX_HERTZ, 'domain="sm"')
-    by_gpu = "on (cluster, uuid)"
+    power, power_limit = of_recorded(rank_gpus.POWER), of_recorded(rank_gpus.POWER_LIMIT)
     return Table.of(
         title="Each of its GPUs now",
         description=(
             "A row for each rank and GPU; a GPU's number leads to all that is known of it. Held down is the "
-            "share of time in which heat or the power brake lowered its clocks, which is never meant. A GPU "
-            "that differs from the others in clocks, power or temperature holds up the whole run."
+            "share of the last five minutes in which heat or the power brake lowered its clocks, which is "
+            "never meant. A GPU that differs from the others in clocks, power or temperature holds up the "
+            "whole run."
         ),
         labels={"gpu": "GPU", "rank": "Rank", "instance": "Instance"},
         columns=[
             Column(
                 "Utilization",
-                of_its_gpus(of_gpus(catalog.NVIDIA_GPU_UTILIZATION_PERCENT)),
+                of_recorded(rank_gpus.UTILIZATION),
                 "percent",
                 0,
                 cell="gauge",
@@ -208,7 +205,7 @@ def gpu_table(thresholds: Thresholds) -> Table:
             ),
             Column(
                 "Memory",
-                of_its_gpus(f"max by (cluster, uuid) ({of_recorded(MEMORY_USED_RATIO)})"),
+                of_recorded(rank_gpus.MEMORY_USED),
                 "percentunit",
                 0,
                 cell="gauge",
@@ -218,16 +215,16 @@ def gpu_table(thresholds: Thresholds) -> Table:
             ),
             Column(
                 "Temperature",
-                of_its_gpus(of_gpus(catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS, 'sensor="gpu"')),
+                of_recorded(rank_gpus.TEMPERATURE),
                 "celsius",
                 0,
             ),
-            Column("Power", of_its_gpus(power), "watt", 0),
-            Column("Of its limit", of_its_gpus(f"({power} / {by_gpu} {power_limit})"), "percentunit", 0),
-            Column("SM clock", of_its_gpus(f"({clock} / {by_gpu} {clock_max})"), "percentunit", 0),
+            Column("Power", power, "watt", 0),
+            Column("Of its limit", f"{power} / on {_GPU} {power_limit}", "percentunit", 0),
+            Column("SM clock", of_recorded(rank_gpus.CLOCK), "percentunit", 0),
             Column(
                 "Held down",
-                of_its_gpus(f"max by (cluster, uuid) ({held})"),
+                of_recorded(rank_gpus.HELD_DOWN),
                 "percentunit",
                 0,
                 cell="color-text",

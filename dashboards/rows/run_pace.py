@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from alerts import run_efficiency, throughput
+from alerts import rank_gpus, run_efficiency, throughput
 from alerts.lifecycle import RANKS
 from alerts.thresholds import Thresholds, duration
 from dashboards import links
@@ -21,8 +21,8 @@ from dashboards.grafana.panels import (
     unit_of,
 )
 from dashboards.grafana.timelines import Heatmap
-from dashboards.queries.per_run import ONE, RUN, a_second, flops_utilization, newest, of_its_gpus
-from dashboards.variables import of_histogram, of_node, of_recorded, of_run
+from dashboards.queries.per_run import ONE, RUN, a_second, age_of_rank, flops_utilization, newest
+from dashboards.variables import of_histogram, of_recorded, of_run
 from exporters import catalog
 from exporters.catalog import Metric
 
@@ -144,8 +144,7 @@ def step_durations() -> TimeSeries:
 
 def utilization(thresholds: Thresholds) -> TimeSeries:
     window = duration(thresholds.throughput_rate_seconds)
-    mean = f"avg_over_time({of_node(catalog.NVIDIA_GPU_UTILIZATION_PERCENT)}[{window}])"
-    busy = of_its_gpus(f"max by (cluster, uuid) ({mean})")
+    busy = f"avg_over_time({of_recorded(rank_gpus.UTILIZATION)}[{window}])"
     return TimeSeries(
         title="How well its GPUs are used",
         description=(
@@ -274,21 +273,14 @@ def waiting_ranks(thresholds: Thresholds) -> TimeSeries:
 
 
 def silence() -> TimeSeries:
-    # Between two times of one scrape, so that it does not grow while nobody scrapes.
-    clock = f"max by (cluster, instance) ({of_node(catalog.WALLCLOCK_SECONDS)})"
-
-    def age(metric: Metric) -> str:
-        last = f"max by (cluster, instance, run, rank) ({of_run(metric)})"
-        return (
-            f"max by {RUN} ({clock} - on (cluster, instance) group_right () {last}) "
-            f"and {ONE} {of_recorded(RANKS)}"
-        )
+    def age(moment: Metric) -> str:
+        return f"max by {RUN} ({age_of_rank(moment)})"
 
     return TimeSeries(
         title="How long ago a rank made progress",
         description=(
-            "Of the rank that was silent longest: its last batch, evaluation or checkpoint, and its last "
-            "optimizer step. Dashes: what 99 of 100 of the run's steps take at most. A low saw-tooth is "
+            "Of the living rank that was silent longest: its last batch, evaluation or checkpoint, and its "
+            "last optimizer step. Dashes: what 99 of 100 of the run's steps take at most. A low saw-tooth is "
             "health, with taller teeth of the steps over an evaluation. A line that climbs without end is a "
             "run that hangs: open Ranks for where each rank stands, and take stack traces."
         ),

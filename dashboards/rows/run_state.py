@@ -10,7 +10,15 @@ from dashboards.events import ALERTS, ALERTS_FOR_STATE, FIRING, TELLS_SOMEBODY
 from dashboards.grafana.panels import Query, Stat, Text, Threshold, colored, falling, unit_of
 from dashboards.grafana.tables import Table, colored_words, widths
 from dashboards.grafana.timelines import StateTimeline
-from dashboards.queries.per_run import ONE, RUN, by_label, flops_utilization, newest, usual_pace
+from dashboards.queries.per_run import (
+    ONE,
+    RUN,
+    by_label,
+    flops_utilization,
+    newest,
+    restarts,
+    usual_pace,
+)
 from dashboards.rows import run_checkpoints
 from dashboards.states import STATE_TEXTS
 from dashboards.variables import of_alerts, of_recorded, of_run
@@ -30,6 +38,8 @@ _DOING = {
 }
 _IN_STAGE = 21
 _FIRES = 31
+# How long a GPU's alerts are the run's after a rank of it was last seen there.
+_GPU_KEPT = "1h"
 
 
 def state() -> Stat:
@@ -234,8 +244,12 @@ def checkpoint_age() -> Stat:
 
 
 def _of_the_run(name: str, *matchers: str) -> str:
-    """Alerts of the run itself, and of the GPUs it trains on."""
-    gpus = f"max by (cluster, uuid) ({of_run(catalog.TRAINING_RUN_GPU_INFO)})"
+    """Alerts of the run itself, and of the GPUs it trains on.
+
+    Of a rank that has died nobody tells which GPU it was on, and often the GPU is the reason.
+    """
+    held = f"last_over_time({of_run(catalog.TRAINING_RUN_GPU_INFO)}[{_GPU_KEPT}])"
+    gpus = f"max by (cluster, uuid) ({held})"
     of_itself = of_alerts(name, *matchers, 'run!=""')
     of_gpus = of_alerts(name, *matchers, 'run=""', 'uuid!=""')
     return f"({of_itself} or {of_gpus} and on (cluster, uuid) {gpus})"
@@ -248,9 +262,9 @@ def alert_count() -> Stat:
     return Stat(
         title="Alerts",
         description=(
-            "Of the run itself and of the GPUs it trains on; their names are in the table below. 0 is "
-            "health, as long as the Watchdog in Alerts and telemetry health fires. Each has a runbook that "
-            "says what to do, and a panel there that shows what it judges."
+            "Of the run itself, and of the GPUs on which it trains or did within the last hour; their names "
+            "are in the table below. 0 is health, as long as the Watchdog in Alerts and telemetry health "
+            "fires. Each has a runbook that says what to do, and a panel there that shows what it judges."
         ),
         unit="none",
         decimals=0,
@@ -266,7 +280,7 @@ def alert_count() -> Stat:
 
 def timeline() -> StateTimeline:
     doing = " or ".join(
-        f"{code} * {newest(catalog.TRAINING_PHASE_ACTIVE, _RANK_0, phases)}"
+        f"{code} * max by {RUN} ({of_run(catalog.TRAINING_PHASE_ACTIVE, _RANK_0, phases)})"
         for code, (phases, _) in _DOING.items()
     )
     stage = by_label(catalog.TRAINING_STAGE_START_TIMESTAMP_SECONDS, "stage")
@@ -301,9 +315,10 @@ def alerts_of_the_run() -> Table:
     return Table.of_series(
         title="Its alerts",
         description=(
-            "What fires of the run and of the GPUs it trains on, the newest first, and for how long the "
-            "condition has held. Critical means that the training is lost or about to be. What an alert "
-            "judges is in Alerts and telemetry health; its runbook says what to do."
+            "What fires of the run, and of the GPUs on which it trains or did within the last hour, the "
+            "newest first, and for how long the condition has held. Critical means that the training is lost "
+            "or about to be. What an alert judges is in Alerts and telemetry health; its runbook says what "
+            "to do."
         ),
         expr=_told_where(f"{held} and ignoring (alertstate) {_FIRING}"),
         labels={"severity": "Severity", "alertname": "Alert", "where": "Where"},
@@ -327,7 +342,9 @@ def _told_where(alerts: str) -> str:
 def attempt() -> Stat:
     start = newest(catalog.TRAINING_RUN_START_TIMESTAMP_SECONDS)
     end = newest(catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS)
-    restarts = of_run(catalog.TRAINING_RESTARTS_TOTAL)
+    # Those on a node that saw an earlier attempt: for where no rules record every start.
+    seen = f"increase({of_run(catalog.TRAINING_RESTARTS_TOTAL)}[$__range])"
+    of_nodes = f"round(sum by {RUN} (max by (cluster, instance, run) ({seen})))"
     return Stat(
         title="This attempt",
         description=(
@@ -340,11 +357,7 @@ def attempt() -> Stat:
         targets=[
             Query(expr=f"time() - {start}", legend="began, ago", instant=True),
             Query(expr=f"time() - ({end} >= {ONE} {start})", legend="ended, ago", instant=True),
-            Query(
-                expr=f"round(max by {RUN} (increase({restarts}[$__range])))",
-                legend="restarts",
-                instant=True,
-            ),
+            Query(expr=f"{restarts()} or {ONE} {of_nodes}", legend="restarts", instant=True),
             Query(expr=newest(catalog.TRAINING_RESUMED_FROM_STEP), legend="from step", instant=True),
         ],
         overrides=[unit_of("C", "none"), unit_of("D", "locale")],

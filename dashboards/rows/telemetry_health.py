@@ -7,7 +7,7 @@ from dashboards import links
 from dashboards.colors import BAD, GOOD, TRAINING, WARNING
 from dashboards.grafana.dashboard import Shelf
 from dashboards.grafana.panels import Query, Text, TimeSeries, colored_names, dashed, limit, rising
-from dashboards.grafana.tables import Column, Table
+from dashboards.grafana.tables import Column, Table, widths
 from dashboards.queries import top
 from dashboards.rows.telemetry_alerts import (
     NOTIFICATIONS_FAILED_TOTAL,
@@ -23,7 +23,10 @@ RULE_GROUP_LAST_DURATION_SECONDS = "prometheus_rule_group_last_duration_seconds"
 NOTIFICATIONS_TOTAL = "alertmanager_notifications_total"
 
 _SERVICE = "(cluster, instance)"
+# Of each once, however many jobs scrape the service.
 _COLLECTOR = "(cluster, instance, collector)"
+_SKIPPED = "(cluster, instance, reason)"
+_DETAIL = "(cluster, instance, detail)"
 _RANK = "(cluster, run, rank)"
 # As many lines as a small panel has room to name.
 _MOST = 5
@@ -60,6 +63,8 @@ def services(thresholds: Thresholds) -> Table:
     by_service = f"max by {_SERVICE}"
     clock = of_node(catalog.WALLCLOCK_SECONDS)
     success = of_node(catalog.COLLECTOR_SUCCESS)
+    skipped = of_node(catalog.RECORDINGS_SKIPPED)
+    runs = of_node(catalog.RUNS_PUBLISHED)
     free = of_node(catalog.RECORDINGS_VOLUME_FREE_BYTES)
     up = f"min by {_SERVICE} ({of_target(UP)})"
     return Table.of(
@@ -70,7 +75,7 @@ def services(thresholds: Thresholds) -> Table:
             "skipped. A clock that is off by more than a few seconds makes ages wrong: look at the node's "
             "NTP. A scrape that takes seconds belongs to a node with too many runs, or too little CPU."
         ),
-        labels={"instance": "Instance"},
+        labels={"instance": "Instance", "cluster": "Cluster"},
         columns=[
             Column(
                 "Answers",
@@ -96,18 +101,21 @@ def services(thresholds: Thresholds) -> Table:
                 cell="color-text",
                 thresholds=rising(thresholds.clock_skew_seconds / 2, thresholds.clock_skew_seconds),
             ),
-            Column("Failing", f"sum by {_SERVICE} (1 - {success})", "none", 0),
-            Column(
-                "Skipped",
-                f"sum by {_SERVICE} ({of_node(catalog.RECORDINGS_SKIPPED)})",
-                "none",
-                0,
-            ),
-            Column("Runs", f"sum by {_SERVICE} ({of_node(catalog.RUNS_PUBLISHED)})", "none", 0),
+            Column("Failing", f"sum by {_SERVICE} (1 - min by {_COLLECTOR} ({success}))", "none", 0),
+            Column("Skipped", f"sum by {_SERVICE} (max by {_SKIPPED} ({skipped}))", "none", 0),
+            Column("Runs", f"sum by {_SERVICE} (max by {_DETAIL} ({runs}))", "none", 0),
             Column("GPUs", f"{by_service} ({of_node(catalog.NVIDIA_GPU_DEVICES)})", "none", 0),
             Column("Volume free", f"{by_service} ({free})", "bytes", 1),
         ],
-        data_links=[links.to(links.GPUS, f"GPUs of {links.CELL}", instance=links.CELL)],
+        overrides=widths({"Cluster": 90}),
+        data_links=[
+            links.to(
+                links.GPUS,
+                f"GPUs of {links.CELL}",
+                cluster=links.CLUSTER_OF_ROW,
+                instance=links.CELL,
+            )
+        ],
         sorted_by="Answers",
     )
 
@@ -196,7 +204,7 @@ def published() -> TimeSeries:
         legend_values=("lastNotNull", "max"),
         targets=[
             Query(
-                expr=f"sum by (detail) ({of_node(catalog.RUNS_PUBLISHED)})",
+                expr=f"sum by (detail) (max by {_DETAIL} ({of_node(catalog.RUNS_PUBLISHED)}))",
                 legend="{{detail}}",
             )
         ],
@@ -249,9 +257,9 @@ def history_steps() -> TimeSeries:
         legend_values=("lastNotNull", "max"),
         legend_highest="max",
         targets=[
-            Query(expr=f"sum(rate({steps}[$__rate_interval]))", legend="kept"),
-            Query(expr=f"sum(rate({lost}[$__rate_interval]))", legend="lost"),
-            Query(expr=f"sum({failing})", legend="recordings that fail"),
+            Query(expr=f"sum(max by {_SERVICE} (rate({steps}[$__rate_interval])))", legend="kept"),
+            Query(expr=f"sum(max by {_SERVICE} (rate({lost}[$__rate_interval])))", legend="lost"),
+            Query(expr=f"sum(max by {_SERVICE} ({failing}))", legend="recordings that fail"),
         ],
         overrides=colored_names({"kept": GOOD, "lost": BAD, "recordings that fail": WARNING}),
     )
@@ -384,7 +392,7 @@ def hook_share(thresholds: Thresholds) -> TimeSeries:
                 legend="{{run}} rank {{rank}}",
             )
         ],
-        data_links=[links.to_run()],
+        data_links=[links.to_run(cluster=links.CLUSTER_OF_SERIES)],
     )
 
 
@@ -417,5 +425,5 @@ def hook_faults() -> TimeSeries:
             ),
         ],
         overrides=[dashed("A", BAD)],
-        data_links=[links.to_run()],
+        data_links=[links.to_run(cluster=links.CLUSTER_OF_SERIES)],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -57,19 +58,44 @@ KNOWN_METRICS = PUBLISHED.keys() | RECORDED | OF_TARGETS | FOREIGN_METRICS
 
 
 class PanelQuery(NamedTuple):
-    """A query, the title of its panel, and its legend."""
+    """A query, the title of its panel, its legend, and the labels of its series that links ask for."""
 
     panel: str
     expr: str
     instant: bool
     legend: str = ""
+    linked: frozenset[str] = frozenset()
 
 
 def panel_queries(dashboard: Json) -> Iterator[PanelQuery]:
     """Every query of every panel."""
     for panel in linter.panels(dashboard):
         for target in panel["targets"]:
-            yield PanelQuery(panel["title"], target["expr"], target["instant"], target["legendFormat"])
+            yield PanelQuery(
+                panel["title"],
+                target["expr"],
+                target["instant"],
+                target["legendFormat"],
+                _linked(panel, target["refId"]),
+            )
+
+
+def _linked(panel: Json, letter: str) -> frozenset[str]:
+    """The labels of series that the links on the query of this letter ask for.
+
+    A query that has links of its own has not those of the panel. Overrides by name are of columns.
+    """
+    config = panel["fieldConfig"]
+    own = [
+        one["value"]
+        for override in config["overrides"]
+        if override["matcher"] == {"id": "byFrameRefID", "options": letter}
+        for one in override["properties"]
+        if one["id"] == "links"
+    ]
+    found = own[-1] if own else config["defaults"].get("links", [])
+    texts = " ".join(f"{link['title']} {link['url']}" for link in found)
+    return frozenset(re.findall(r"\$\{__field\.labels\.(\w+)", texts))
 
 
 def variable(dashboard: Json, name: str) -> Json:

@@ -32,6 +32,11 @@ SHORTEST_DESCRIPTION = 100
 LEGACY_KEYS = {"rows", "gridData", "span", "error", "nullPointMode", "intervalFactor", "step", "__inputs"}
 VARIABLES = ["datasource", "cluster", "job", "instance", "run"]
 MORE_VARIABLES = {links.GPUS: ["gpu"], links.RANKS: ["rank"]}
+# Only there can a run, a node or a GPU be seen beside one of the same name in another cluster.
+OF_ALL_CLUSTERS = {links.FLEET, links.GOODPUT, links.ALERTS}
+# What is recorded has no job. The dashboard that reads nothing else has the variable for the linter, which
+# asks for one everywhere, and to keep the choice for the dashboards it leads to.
+OBEYED_BY_NOTHING = {(links.GOODPUT, "job")}
 ANNOTATIONS = ["Alerts", "Checkpoints", "Starts", "Stages"]
 # What a link keeps or chooses anew; a run is chosen only where the link is of one.
 KEPT_BY_LINKS = ["datasource", "cluster", "job", "instance"]
@@ -196,19 +201,25 @@ def data_sources(dashboards: Dashboards) -> Iterator[Problem]:
 
 
 def has_variables(dashboards: Dashboards) -> Iterator[Problem]:
-    """Every dashboard has the same ones, that of GPUs and that of ranks one more, and none is for nothing."""
+    """Every dashboard has the same ones, that of GPUs and that of ranks one more.
+
+    None is for nothing but those named in OBEYED_BY_NOTHING; several clusters are shown where OF_ALL_CLUSTERS
+    says so.
+    """
     for uid, dashboard in dashboards.items():
         there = dashboard["templating"]["list"]
         names = [each["name"] for each in there]
         expected = [*VARIABLES, *MORE_VARIABLES.get(uid, [])]
         if names != expected:
             yield Problem(uid, f"has the variables {names} and not {expected}")
-        texts = [each["query"]["query"] for each in there if each["type"] == "query"]
-        texts += [target["expr"] for panel in linter.panels(dashboard) for target in panel["targets"]]
+        exprs = [target["expr"] for panel in linter.panels(dashboard) for target in panel["targets"]]
         for name in names:
-            used = any(re.search(rf"\${{?{name}\b", text) for text in texts)
-            if not used and name != "datasource":
-                yield Problem(uid, f"nothing obeys the variable {name}")
+            used = any(re.search(rf"\${{?{name}\b", expr) for expr in exprs)
+            if name != "datasource" and used == ((uid, name) in OBEYED_BY_NOTHING):
+                yield Problem(uid, f"{'something' if used else 'nothing'} obeys the variable {name}")
+        clusters = [each for each in there if each["name"] == "cluster"]
+        if any(each["multi"] != (uid in OF_ALL_CLUSTERS) for each in clusters):
+            yield Problem(uid, "shows several clusters, or does not, and others the other way round")
 
 
 def has_annotations(dashboards: Dashboards) -> Iterator[Problem]:

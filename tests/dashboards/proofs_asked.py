@@ -10,6 +10,9 @@ from tests.dashboards.linter import Problem
 from tests.dashboards.proofs import Dashboards
 from tests.prometheus import QueryError, Series
 
+# What a query is worth where there is nothing, so that its panel shows a 0: it is no data.
+_ELSE_ZERO = re.compile(r" or (on \(\) )?vector\(0\)$")
+
 # Asks a query of a dashboard as Grafana would, with its variables filled in; raises QueryError.
 Ask = Callable[[Json, PanelQuery], list[Series]]
 
@@ -23,14 +26,14 @@ def questions(dashboard: Json) -> Iterator[PanelQuery]:
 
 
 def every_query_answers(dashboards: Dashboards, scenarios: Mapping[str, Ask]) -> Iterator[Problem]:
-    """No query fails in a scenario, each has data in one, and there all labels that its legend shows."""
+    """No query fails in a scenario, each has data in one, and there all labels that legend and links show."""
     for uid, dashboard in dashboards.items():
         for query in questions(dashboard):
             place = f"{uid}: {query.panel}"
             series: list[Series] = []
             for name, ask in scenarios.items():
                 try:
-                    series += ask(dashboard, query)
+                    series += ask(dashboard, query._replace(expr=_ELSE_ZERO.sub("", query.expr)))
                 except QueryError as error:
                     yield Problem(place, f"fails in the scenario {name}: {error}")
             with_data = [one for one in series if one.points]
@@ -41,3 +44,5 @@ def every_query_answers(dashboards: Dashboards, scenarios: Mapping[str, Ask]) ->
             shown = {"cluster"}.union(*(one.labels for one in with_data))
             for label in sorted(set(re.findall(r"\{\{\s*(\w+)\s*\}\}", query.legend)) - shown):
                 yield Problem(place, f"shows the label {label}, which no series of it has: {query.expr}")
+            for label in sorted(query.linked - shown):
+                yield Problem(place, f"links by the label {label}, which no series of it has: {query.expr}")

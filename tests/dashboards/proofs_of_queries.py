@@ -22,6 +22,7 @@ LABELS_OF_LEVEL = {
     "run": {"run", "phase"},
     "run_attempt": {"run", "start"},
     "run_gpu": {"run", "gpu", "uuid"},
+    "rank_gpu": {"instance", "run", "rank", "gpu", "uuid"},
     "rank": {"run", "rank"},
     "gpu": {"gpu", "uuid"},
     "gpu_xid": {"gpu", "uuid", "xid"},

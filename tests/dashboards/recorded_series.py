@@ -20,7 +20,7 @@ class RecordedSeries(NamedTuple):
     """A series and its value as a function of the seconds since the start.
 
     That of an `age` is how long before each sample something was; the sample tells when. It begins
-    `since_seconds` after the start, so before it where that is negative.
+    `since_seconds` after the start, so before it where that is negative, and ends `until_seconds` after it.
     """
 
     metric: str
@@ -28,6 +28,7 @@ class RecordedSeries(NamedTuple):
     course: Course
     age: bool = False
     since_seconds: float = 0
+    until_seconds: float = LENGTH_SECONDS
 
 
 def openmetrics(recorded: Iterable[RecordedSeries], end: float) -> str:
@@ -41,7 +42,7 @@ def openmetrics(recorded: Iterable[RecordedSeries], end: float) -> str:
         lines.append(f"# TYPE {name.removesuffix('_total')} {kind}")
         for one in members:
             labels = ",".join(f'{label}="{value}"' for label, value in one.labels.items())
-            for seconds in range(int(one.since_seconds), LENGTH_SECONDS + 1, INTERVAL_SECONDS):
+            for seconds in range(int(one.since_seconds), int(one.until_seconds) + 1, INTERVAL_SECONDS):
                 moment = end - LENGTH_SECONDS + seconds
                 value = moment - one.course(seconds) if one.age else one.course(seconds)
                 lines.append(f"{name}{{{labels}}} {value:.13g} {moment:.3f}")

@@ -1,6 +1,7 @@
 """Two hours of training: two runs, two GPUs, the service's container, and what the alerts judge beside them.
 
-As happens, the container was restarted and its predecessor is still seen, and a second job scrapes the GPUs.
+As happens, the container was restarted and its predecessor is still seen, and a second job scrapes the
+service.
 
 The numbers are made up, but move as in a training, so that a picture of them can be judged by eye.
 """
@@ -18,6 +19,7 @@ from tests.dashboards.recorded_series import (
     SERVICE,
     Course,
     RecordedSeries,
+    constant,
     counted,
     decay,
     held,
@@ -39,13 +41,25 @@ WHOLE_POD = {**CONTAINER, "container": "", "id": "/kubepods/pod1"}
 
 
 def series() -> Iterator[RecordedSeries]:
-    collector = {**SERVICE, "collector": "gpu"}
-    yield RecordedSeries(catalog.COLLECTOR_SUCCESS.name, collector, lambda _: 1)
+    yield from _service()
     yield from _run("wayfarer-lora", ranks=2, pace=3.4, loss=decay(3.2, 1.3))
     yield from _run("tiny-chat", ranks=1, pace=2.3, loss=decay(2.2, 1.7))
     yield from _gpu("0", "GPU-2b9b5a1e-0000-4000-8000-000000000000", utilization_percent=95, memory_gib=58)
     yield from _gpu("1", "GPU-2b9b5a1e-0000-4000-8000-000000000001", utilization_percent=86, memory_gib=46)
     yield from _containers()
+
+
+def _service() -> Iterator[RecordedSeries]:
+    """One collector of two fails, two recordings are skipped, three steps a second go into the history."""
+    for target in (SERVICE, SECOND_JOB):
+        for collector, success in (("gpu", 1), ("processes", 0)):
+            labels = {**target, "collector": collector}
+            yield RecordedSeries(catalog.COLLECTOR_SUCCESS.name, labels, constant(success))
+        yield RecordedSeries(catalog.RECORDINGS_SKIPPED.name, {**target, "reason": "corrupt"}, constant(2))
+        yield RecordedSeries(catalog.RUNS_PUBLISHED.name, {**target, "detail": "full"}, constant(2))
+        yield RecordedSeries(catalog.HISTORY_STEPS_TOTAL.name, target, lambda s: 3 * s)
+        yield RecordedSeries(catalog.HISTORY_LOST_STEPS_TOTAL.name, target, lambda s: s)
+        yield RecordedSeries(catalog.HISTORY_FAILING_RECORDINGS.name, target, constant(1))
 
 
 def _run(run: str, ranks: int, pace: float, loss: Course) -> Iterator[RecordedSeries]:
@@ -59,15 +73,16 @@ def _run(run: str, ranks: int, pace: float, loss: Course) -> Iterator[RecordedSe
         catalog.TRAINING_DATA_LOADING_TIME_SECONDS: noisy(lambda _: 0.012, 0.003),
         catalog.TRAINING_PREPROCESSING_TIME_SECONDS: noisy(lambda _: 0.034, 0.006),
     }
-    labels = {**SERVICE, "run": run}
-    for metric, course in courses.items():
-        yield RecordedSeries(metric.name, labels, course)
-    for rank in range(ranks):
-        yield RecordedSeries(
-            catalog.TRAINING_BATCHES_PROCESSED_TOTAL.name,
-            {**labels, "rank": str(rank)},
-            counted(pace, rank),
-        )
+    for target in (SERVICE, SECOND_JOB):
+        labels = {**target, "run": run}
+        for metric, course in courses.items():
+            yield RecordedSeries(metric.name, labels, course)
+        for rank in range(ranks):
+            yield RecordedSeries(
+                catalog.TRAINING_BATCHES_PROCESSED_TOTAL.name,
+                {**labels, "rank": str(rank)},
+                counted(pace, rank),
+            )
 
 
 def _gpu(index: str, uuid: str, utilization_percent: float, memory_gib: float) -> Iterator[RecordedSeries]:

@@ -71,6 +71,23 @@ def test_a_variable_starts_at_all_or_at_its_default() -> None:
     assert LabelVariable(name="job", query=query, default="b").to_json_data()["current"]["value"] == ["b"]
 
 
+def test_a_variable_that_opens_on_the_first_lets_more_be_chosen_but_not_all_at_once() -> None:
+    written = LabelVariable(name="instance", query="label_values(a, instance)", opens_on_first=True)
+    document = written.to_json_data()
+    assert (document["current"], document["includeAll"], document["multi"]) == ({}, False, True)
+
+
+def test_a_single_variable_opens_on_the_first_and_lets_no_more_be_chosen() -> None:
+    document = LabelVariable(name="run", query="label_values(a, run)", single=True).to_json_data()
+    assert (document["current"], document["includeAll"], document["multi"]) == ({}, False, False)
+
+
+@pytest.mark.parametrize(("numbers", "sort"), [(False, 1), (True, 3)])
+def test_values_are_sorted_as_words_or_as_numbers(numbers: bool, sort: int) -> None:
+    variable = LabelVariable(name="gpu", query="label_values(a, gpu)", numbers=numbers)
+    assert variable.to_json_data()["sort"] == sort
+
+
 def test_a_collapsed_shelf_holds_its_panels_and_takes_one_line() -> None:
     row, below = [
         panel

@@ -40,6 +40,14 @@ def test_runs_with_pages_stand_first() -> None:
     assert table["options"]["sortBy"] == [{"displayName": "Pages", "desc": True}]
 
 
+@pytest.mark.parametrize(("title", "first"), [("Every run", "Run"), ("Nodes in use", "Node")])
+def test_what_two_clusters_call_alike_leads_each_to_its_own(title: str, first: str) -> None:
+    table = panel(title)
+    assert "cluster" in table["transformations"][0]["options"]["include"]["names"]
+    [link] = column(table, first)["links"]
+    assert "var-cluster=${__data.fields.Cluster}&" in link["url"]
+
+
 def test_a_run_is_red_where_the_alert_about_its_pace_begins() -> None:
     steps = column(panel("Every run", Thresholds(throughput_ratio=0.6)), "Of usual")["thresholds"]["steps"]
     below, between, above = steps[-3:]

@@ -28,6 +28,17 @@ def test_every_phase_has_a_colour_of_its_own() -> None:
     assert len(set(colors.values())) == len(EVERY_PHASE)
 
 
+def test_only_bands_of_one_run_lead_to_a_run() -> None:
+    config = panel("Power by run")["fieldConfig"]
+    linked = [
+        override["matcher"]["options"]
+        for override in config["overrides"]
+        for one in override["properties"]
+        if one["id"] == "links"
+    ]
+    assert (config["defaults"]["links"], linked) == ([], ["A"])
+
+
 def test_what_a_run_did_beside_training_is_told_phase_by_phase() -> None:
     exprs = [target["expr"] for target in panel("What took the time of each run")["targets"]]
     told = {phase for expr in exprs for phase in re.findall(r'phase="(\w+)"', expr)}

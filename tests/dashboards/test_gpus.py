@@ -31,6 +31,50 @@ def test_every_metric_of_a_gpu_and_of_a_mig_instance_is_on_a_panel() -> None:
     assert of_gpus - shown == set()
 
 
+def test_every_panel_shows_the_gpus_of_the_chosen_run() -> None:
+    # An alert of a GPU or a node has no run.
+    without = [
+        each["title"]
+        for each in panels()
+        for target in each["targets"]
+        if 'run=~"$run"' not in target["expr"] and each["title"] != "Alerts"
+    ]
+    assert without == []
+
+
+def test_all_runs_are_with_the_gpus_that_no_run_is_on() -> None:
+    variables = {
+        each["name"]: each for each in gpus.dashboard(Thresholds()).to_json_data()["templating"]["list"]
+    }
+    assert re.fullmatch(variables["run"]["allValue"], "")
+
+
+def test_it_opens_on_one_instance_below_the_heat_of_every_node() -> None:
+    document = gpus.dashboard(Thresholds()).to_json_data()
+    [instance] = [each for each in document["templating"]["list"] if each["name"] == "instance"]
+    assert (instance["multi"], instance["includeAll"], instance["current"]) == (True, False, {})
+    first, *_ = panels()
+    assert first["title"] == "Utilization by node"
+    assert "$instance" not in first["targets"][0]["expr"]
+
+
+def linked_series(title: str) -> list[str]:
+    """The queries of a panel whose series have links of their own."""
+    each = panel(title)
+    assert each["fieldConfig"]["defaults"]["links"] == []
+    return [
+        override["matcher"]["options"]
+        for override in each["fieldConfig"]["overrides"]
+        for one in override["properties"]
+        if one["id"] == "links"
+    ]
+
+
+@pytest.mark.parametrize("title", ["Chip temperature", "SM clock"])
+def test_a_limit_is_no_gpu_to_go_to(title: str) -> None:
+    assert linked_series(title) == ["A"]
+
+
 @pytest.mark.parametrize("kind", ["timeseries", "state-timeline", "heatmap", "bargauge"])
 def test_no_panel_draws_every_gpu_of_a_large_fleet(kind: str) -> None:
     for each in panels():

@@ -17,6 +17,7 @@ from dashboards.grafana.panels import (
     dashed_steps,
     falling,
     limit,
+    links_of,
     rising,
     thresholds_of,
 )
@@ -250,6 +251,13 @@ def test_one_query_of_a_panel_can_have_its_own_thresholds() -> None:
     (override,) = shown_panel(line(overrides=[thresholds_of("B", limit(1))]))["fieldConfig"]["overrides"]
     assert override["matcher"]["options"] == "B"
     assert override["properties"][0]["value"]["steps"][-1] == {"color": BAD, "value": 1}
+
+
+def test_one_query_of_a_panel_can_have_links_of_its_own() -> None:
+    shown = shown_panel(line(overrides=[links_of("B", DataLink("Run", "/d/run"))]))
+    (override,) = shown["fieldConfig"]["overrides"]
+    assert override["matcher"]["options"] == "B"
+    assert override["properties"] == [{"id": "links", "value": [{"title": "Run", "url": "/d/run"}]}]
 
 
 def test_a_table_takes_labels_from_queries_that_make_no_column() -> None:

@@ -106,11 +106,18 @@ def under_the_uid(uid: str, fault: Fault = lambda _: None) -> Fault:
 
 
 def obeyed_by_nothing(name: str) -> Fault:
+    """No panel asks for the variable any more; the queries of the variables go on asking."""
+
     def plant(dashboards: Dashboards) -> None:
-        text = json.dumps(foundation(dashboards))
-        dashboards[links.FOUNDATION] = json.loads(text.replace(f"${name}", ".+"))
+        for each in linter.panels(foundation(dashboards)):
+            for target in each["targets"]:
+                target["expr"] = target["expr"].replace(f"${name}", ".+")
 
     return plant
+
+
+def of_several_clusters(dashboards: Dashboards) -> None:
+    variable(foundation(dashboards), "cluster").update(multi=True)
 
 
 def with_the_id_of(title: str, other: str) -> Fault:
@@ -228,7 +235,12 @@ FAULTS: list[tuple[str, str, Fault]] = [
     ("variables", "no cluster", without_variable("cluster")),
     ("variables", "no GPU on the GPUs' dashboard", under_the_uid(links.GPUS)),
     ("variables", "no rank on the ranks' dashboard", under_the_uid(links.RANKS)),
-    ("variables", "one that nothing obeys", obeyed_by_nothing("run")),
+    ("variables", "a cluster that nothing obeys", obeyed_by_nothing("cluster")),
+    ("variables", "a job that nothing obeys", obeyed_by_nothing("job")),
+    ("variables", "an instance that nothing obeys", obeyed_by_nothing("instance")),
+    ("variables", "a run that nothing obeys", obeyed_by_nothing("run")),
+    ("variables", "a job that is obeyed after all", under_the_uid(links.GOODPUT)),
+    ("variables", "several clusters", of_several_clusters),
     ("annotations", "none", dashboard_with(annotations={"list": []})),
     ("annotations", "another in the place of alerts", annotation_with(name="Deployments")),
     ("links", "the others at another time", link_to_the_others(keepTime=False)),

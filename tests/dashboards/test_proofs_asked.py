@@ -44,7 +44,13 @@ def board(**query: Any) -> dict[str, Json]:
     """The first dashboard with one panel of one query, and without annotations."""
     dashboard = copy.deepcopy(DASHBOARDS[links.FOUNDATION])
     panel = next(one for one in dashboard["panels"] if one["title"] == "Loss")
-    target = {"expr": 'training_loss{run=~"$run"}', "legendFormat": "{{run}}", "instant": False, **query}
+    target = {
+        "refId": "A",
+        "expr": 'training_loss{run=~"$run"}',
+        "legendFormat": "{{run}}",
+        "instant": False,
+        **query,
+    }
     dashboard["panels"] = [panel | {"targets": [target]}]
     dashboard["annotations"] = {"list": []}
     return {links.FOUNDATION: dashboard}
@@ -70,6 +76,9 @@ def test_a_query_that_shows_two_runs_is_well(ask: Ask, instant: bool) -> None:
         ({"expr": "training_loss > 2"}, "shows nothing in any scenario"),
         ({"legendFormat": "{{run}} rank {{rank}}"}, "shows the label rank, which no series of it has"),
         ({"expr": "max(training_loss)"}, "shows the label run, which no series of it has"),
+        ({"expr": "count(training_loss > 2) or vector(0)"}, "shows nothing in any scenario"),
+        ({"expr": "max(training_loss > 2) or on () vector(0)"}, "shows nothing in any scenario"),
+        ({"expr": "max(training_loss)", "legendFormat": ""}, "links by the label run, which no series"),
     ],
 )
 def test_a_planted_fault_is_found(ask: Ask, instant: bool, query: dict[str, str], message: str) -> None:

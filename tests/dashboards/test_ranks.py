@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from types import ModuleType
 
 import pytest
 
@@ -8,7 +9,7 @@ from alerts.thresholds import Thresholds
 from dashboards import colors, ranks, run
 from dashboards.grafana.dashboard import Dashboard
 from dashboards.grafana.panels import Json
-from dashboards.queries import order
+from dashboards.queries import order, top
 from exporters.catalog import CATALOG
 from tests.dashboards import linter, promql
 from trainer_hooks.recording import PHASES
@@ -42,19 +43,50 @@ def test_a_straggler_is_red_where_its_alert_begins() -> None:
 
 def test_the_median_is_that_of_all_ranks_whichever_are_chosen() -> None:
     [target] = panel("Forward time beside the median, by rank")["targets"]
-    chosen, of_median = (
-        node.expr
+    read = {
+        str(node.expr)
         for node in promql.vector_selectors(target["expr"])
         if node.expr.name.startswith("rank:training_forward")
-    )
-    assert 'rank=~"$rank"' in str(chosen)
-    assert "rank=" not in str(of_median)
+    }
+    [chosen] = [each for each in read if 'rank=~"$rank"' in each]
+    [of_median] = read - {chosen}
+    assert "rank=" not in of_median
 
 
 def test_every_phase_has_its_word_and_its_colour() -> None:
     [mapping] = panel("Phase each rank is in")["fieldConfig"]["defaults"]["mappings"]
     assert {text["text"]: text["color"] for text in mapping["options"].values()} == dict(colors.PHASES)
     assert colors.PHASES.keys() == set(PHASES)
+
+
+@pytest.mark.parametrize("made_by", [ranks, run], ids=["ranks", "run"])
+def test_no_panel_draws_every_rank_of_a_large_run(made_by: ModuleType) -> None:
+    capped = [
+        (each["title"], target["expr"])
+        for each in panels(made_by.dashboard(Thresholds()))
+        if each["type"] in ("timeseries", "state-timeline", "heatmap", "bargauge")
+        for target in each["targets"]
+        if "{{rank}}" in target["legendFormat"]
+    ]
+    assert capped
+    for title, expr in capped:
+        [count] = re.findall(r"(?:top|bottom)k\((\d+), ", expr)
+        assert int(count) <= top.MOST_ROWS, title
+
+
+@pytest.mark.parametrize("made_by", [ranks, run], ids=["ranks", "run"])
+def test_what_the_gpus_of_a_run_do_is_recorded_and_not_sought_among_all_gpus(made_by: ModuleType) -> None:
+    for each in panels(made_by.dashboard(Thresholds())):
+        for target in each["targets"]:
+            read = promql.metric_names(target["expr"])
+            assert not {name for name in read if name.startswith("nvidia_gpu_")}, each["title"]
+
+
+def test_a_rank_that_went_on_on_another_node_keeps_the_time_it_spent_on_the_first() -> None:
+    for target in panel("Wall time by phase over the time range")["targets"]:
+        spent, _, wall = target["expr"].partition(" / on (rank) ")
+        for part in (spent, wall):
+            assert "sum by (rank) (max by (cluster, instance, run, " in part
 
 
 def test_the_slowest_rank_stands_first() -> None:

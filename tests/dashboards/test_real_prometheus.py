@@ -11,7 +11,7 @@ import pytest
 
 from dashboards import links
 from tests.dashboards import promql
-from tests.dashboards.generated import DASHBOARDS, Json, PanelQuery, panel_queries
+from tests.dashboards.generated import DASHBOARDS, Json, PanelQuery, panel_queries, variable
 from tests.dashboards.origin import QUERIES
 from tests.dashboards.proofs_asked import Ask, every_query_answers, questions
 from tests.prometheus import PrometheusServer, QueryError, Series
@@ -31,6 +31,10 @@ RUNS = {
 # It is in the cluster west too, on the last of the instances there.
 IN_TWO_CLUSTERS = RUNS["failed"]
 WEST = ("node-i:8003", "node-i:9100", "node-k:8003", "node-k:9100")
+# Where a dashboard of one cluster or of one run is opened in these tests, for the first of all is in none.
+FIRST = {"cluster": "east", "instance": ".+", "run": RUNS["healthy"]}
+# They read what rules record, which has no job, and what of theirs is of jobs is alerts, shown for any job.
+READ_NOTHING_OF_JOBS = {links.FLEET, links.GOODPUT}
 
 
 class Recorded(NamedTuple):
@@ -59,10 +63,11 @@ class Recorded(NamedTuple):
             "__range": f"{seconds:.0f}s",
             "__range_s": f"{seconds:.0f}",
         }
-        for variable in dashboard["templating"]["list"]:
-            if variable["type"] == "query":
-                value = variable["current"].get("value", [RUNS["healthy"]])[0]
-                choices[variable["name"]] = variable["allValue"] if value == "$__all" else value
+        for one in dashboard["templating"]["list"]:
+            if one["type"] == "query":
+                name = one["name"]
+                value = one["current"]["value"][0] if one["current"] else FIRST[name]
+                choices[name] = one["allValue"] if value == "$__all" else value
         return choices
 
 
@@ -74,19 +79,21 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
         yield Recorded(served, server)
 
 
-def chooses_one_run(dashboard: Json) -> bool:
-    return any(one["name"] == "run" and not one["multi"] for one in dashboard["templating"]["list"])
+def chooses_one(dashboard: Json, name: str) -> bool:
+    return not variable(dashboard, name)["multi"]
 
 
 def scenarios_of(dashboard: Json, recorded: Recorded) -> Mapping[str, Ask]:
-    """A dashboard of one run is asked for each, others for all at once."""
-    if not chooses_one_run(dashboard):
-        return {"all": recorded.ask}
+    """A dashboard of one run is asked for each, others for all at once, in each cluster or in all."""
 
-    def of(run: str) -> Ask:
-        return lambda dashboard, query: recorded.ask(dashboard, query, run=run)
+    def of(**choices: str) -> Ask:
+        return lambda dashboard, query: recorded.ask(dashboard, query, **choices)
 
-    return {name: of(run) for name, run in RUNS.items()}
+    if chooses_one(dashboard, "run"):
+        return {name: of(run=run) for name, run in RUNS.items()}
+    if chooses_one(dashboard, "cluster"):
+        return {cluster: of(cluster=cluster) for cluster in ("east", "west")}
+    return {"all": of()}
 
 
 every_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS.keys())
@@ -105,44 +112,56 @@ def test_choosing_a_run_leaves_that_run_only(dashboard: Json, recorded: Recorded
     assert runs == {"tiny-chat-lr3e-4"}
 
 
-@every_dashboard
+@pytest.mark.parametrize("uid", sorted(DASHBOARDS.keys() - READ_NOTHING_OF_JOBS))
 def test_a_job_that_does_not_exist_leaves_nothing_that_our_services_publish(
-    dashboard: Json, recorded: Recorded
+    uid: str, recorded: Recorded
 ) -> None:
-    for query in panel_queries(dashboard):
-        selectors = [node.expr for node in promql.vector_selectors(query.expr)]
-        of_jobs = all(any(one.value == "$job" for one in each.matchers.matchers) for each in selectors)
-        if of_jobs and "vector(0)" not in query.expr:
-            assert recorded.ask(dashboard, query, job="none") == [], query.panel
+    of_jobs = [query for query in panel_queries(DASHBOARDS[uid]) if obeys_the_job(query)]
+    assert of_jobs
+    for query in of_jobs:
+        assert recorded.ask(DASHBOARDS[uid], query, job="none") == [], query.panel
+
+
+@pytest.mark.parametrize("uid", sorted(READ_NOTHING_OF_JOBS))
+def test_dashboards_that_read_nothing_of_jobs_are_named_rightly(uid: str) -> None:
+    assert not any(obeys_the_job(query) for query in panel_queries(DASHBOARDS[uid]))
+
+
+def obeys_the_job(query: PanelQuery) -> bool:
+    """Whether all that it reads is of the chosen jobs, and it shows nothing where there is none."""
+    selectors = [node.expr for node in promql.vector_selectors(query.expr)]
+    of_jobs = all(any(one.value == "$job" for one in each.matchers.matchers) for each in selectors)
+    return of_jobs and "vector(0)" not in query.expr
 
 
 def test_choosing_a_cluster_leaves_its_alerts_and_those_of_no_cluster(recorded: Recorded) -> None:
     dashboard = DASHBOARDS[links.ALERTS]
     by_panel = {query.panel: query for query in panel_queries(dashboard)}
-    fires = recorded.ask(dashboard, by_panel["What fires now"], cluster="west")
-    clusters = {one.labels.get("cluster") for one in fires}
-    assert clusters == {"west", None}
-    fires = recorded.ask(dashboard, by_panel["What fires now"], cluster="east")
-    assert {one.labels.get("cluster") for one in fires} == {None}
+    for cluster in ("east", "west"):
+        fires = recorded.ask(dashboard, by_panel["What fires now"], cluster=cluster)
+        assert {one.labels.get("cluster") for one in fires} == {cluster}
+        # It judges no series, so that it is in no cluster.
+        [watchdog] = recorded.ask(dashboard, by_panel["Watchdog"], cluster=cluster)
+        assert {value for _, value in watchdog.points} == {1}
 
 
 @every_dashboard
 def test_runs_of_one_name_in_two_clusters_are_kept_apart(dashboard: Json, recorded: Recorded) -> None:
     seen_in_both = 0
     for query in questions(dashboard):
-        west, other, both = (
+        west, east, both = (
             recorded.ask(dashboard, query, run=IN_TWO_CLUSTERS, cluster=cluster)
-            for cluster in ("west", "", ".*")
+            for cluster in ("west", "east", ".*")
         )
         if "ALERTS" in query.expr:  # those of no cluster are shown with each
             continue
-        seen_in_both += bool(west and other)
+        seen_in_both += bool(west and east)
         assert {place(one) for one in west} <= {"west", None}, query
-        assert {place(one) for one in other} <= {"other", None}, query
-        of_west, of_other = by_labels(west), by_labels(other)
-        if of_west.keys() & of_other.keys() or "topk" in query.expr or "bottomk" in query.expr:
+        assert {place(one) for one in east} <= {"east", None}, query
+        of_west, of_east = by_labels(west), by_labels(east)
+        if of_west.keys() & of_east.keys() or "topk" in query.expr or "bottomk" in query.expr:
             continue  # one figure of both, or the first few of all
-        each = of_west | of_other
+        each = of_west | of_east
         assert by_labels(both).keys() == each.keys(), query
         for labels, points in by_labels(both).items():
             # A sum's last digit goes by the order in which Prometheus adds up.
@@ -155,7 +174,7 @@ def place(series: Series) -> str | None:
     cluster, instance = series.labels.get("cluster"), series.labels.get("instance")
     if cluster is None and instance is None:
         return None
-    return "west" if cluster == "west" or instance in WEST else "other"
+    return "west" if cluster == "west" or instance in WEST else "east"
 
 
 def by_labels(series: list[Series]) -> dict[frozenset[tuple[str, str]], dict[float, float]]:
@@ -165,18 +184,19 @@ def by_labels(series: list[Series]) -> dict[frozenset[tuple[str, str]], dict[flo
 
 @every_dashboard
 def test_every_variable_finds_its_values(dashboard: Json, recorded: Recorded) -> None:
+    of_east = chooses_one(dashboard, "cluster")
     expected = {
-        "cluster": {"west"},
+        "cluster": {"east", "west"},
         "job": {"training-service"},
-        "instance": {f"node-{letter}:8003" for letter in "abcdefghijk"},
+        "instance": {f"node-{letter}:8003" for letter in "abcdefghijk"} - {*(WEST if of_east else ())},
         "run": {*RUNS.values(), "tiny-chat-lr1e-4", "tiny-chat-lr3e-4"},
         "gpu": {"0", "1", "2", "3"},
         "rank": {"0", "1"},
     }
-    for variable in dashboard["templating"]["list"]:
-        if variable["type"] != "query":
+    for one in dashboard["templating"]["list"]:
+        if one["type"] != "query":
             continue
-        query = variable["query"]["query"]
+        query = one["query"]["query"]
         call = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
         assert call, query
         found = recorded.prometheus.get(
@@ -185,7 +205,7 @@ def test_every_variable_finds_its_values(dashboard: Json, recorded: Recorded) ->
             start=f"{recorded.served.start:.0f}",
             end=f"{recorded.served.end:.0f}",
         )
-        assert set(found) == expected[variable["name"]], variable["name"]
+        assert set(found) == expected[one["name"]], one["name"]
 
 
 @pytest.mark.parametrize("query", QUERIES)

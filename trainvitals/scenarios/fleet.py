@@ -16,6 +16,8 @@ from trainvitals.scenarios.tape import Tape, series
 from trainvitals.scenarios.training import Attempt, Plan
 
 JOB = "training-service"
+# Where everything is that is not said to be elsewhere.
+CLUSTER = "east"
 _SCRAPE_SECONDS, _SCRAPE_SECONDS_A_LINE = 0.004, 25e-6
 
 
@@ -44,7 +46,7 @@ class Fleet:
         gpus: int,
         faults: Mapping[int, Sequence[Fault]] | None = None,
         mig: frozenset[int] = frozenset(),
-        cluster: str | None = None,
+        cluster: str = CLUSTER,
         since: float | None = None,
     ) -> Node:
         """A node; it is scraped since the beginning, or since another moment."""
@@ -116,7 +118,7 @@ def scrape_others(tape: Tape, at: float, age_seconds: float) -> None:
         ("prometheus", "prometheus:9090", others.prometheus(age_seconds)),
         ("alertmanager", "alertmanager:9093", others.alertmanager(age_seconds)),
     ):
-        _of_other(tape, at, _target(job, instance), page)
+        _of_other(tape, at, _target(job, instance, CLUSTER), page)
 
 
 def _of_other(tape: Tape, at: float, target: dict[str, str], page: Iterator[others.Published]) -> None:
@@ -125,9 +127,8 @@ def _of_other(tape: Tape, at: float, target: dict[str, str], page: Iterator[othe
     tape.add(at, _of_scrape(target, 0.012, len(lines)))
 
 
-def _target(job: str, instance: str, cluster: str | None = None) -> dict[str, str]:
-    target = {"instance": instance, "job": job}
-    return {"cluster": cluster, **target} if cluster else target
+def _target(job: str, instance: str, cluster: str) -> dict[str, str]:
+    return {"cluster": cluster, "instance": instance, "job": job}
 
 
 def _of_scrape(target: dict[str, str], seconds: float, lines: int | None) -> Iterator[str]:

@@ -34,7 +34,7 @@ class Node:
         gpus: int,
         faults: Mapping[int, Sequence[Fault]] | None = None,
         mig: frozenset[int] = frozenset(),
-        cluster: str | None = None,
+        cluster: str,
     ) -> None:
         self.name = name
         self.cluster = cluster

@@ -11,8 +11,8 @@ from exporters.collector import Histogram, Sample
 class Page:
     """The lines of one target's page, each scrape, with the target's labels.
 
-    How the service writes a series is asked of its exposition once: to write them all anew for each scrape
-    would be a third of what a scenario takes.
+    How the service writes a series is asked of its exposition once: to write them all anew is most of what
+    a scrape takes.
     """
 
     def __init__(self, target: Mapping[str, str]) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Sample
+from exporters.gpu.simulated import SimulatedGpus, parse_simulation
 from trainvitals.scenarios.clock import Clock
 from trainvitals.scenarios.gpus import HEALTHY, HUNG, IDLE, Fault, ScenarioGpus
 
@@ -104,3 +107,18 @@ def test_no_two_gpus_of_a_fleet_have_one_uuid() -> None:
     }
 
     assert len(uuids) == 4
+
+
+def test_its_counters_grow_as_those_of_a_gpu_that_is_simulated_second_by_second() -> None:
+    clock = Clock(START)
+    scenario = ScenarioGpus("node", 1, lambda gpu: HEALTHY, tuple, lambda: clock.now, {})
+    closely = SimulatedGpus(parse_simulation("1"), clock=lambda: clock.now)
+    grown = {}
+    for gpus in (scenario, closely):
+        seen = []
+        for seconds in range(0, 960, 20):
+            clock.now = START + seconds
+            seen.append(value(list(gpus.collect()), catalog.NVIDIA_GPU_ENERGY_JOULES_TOTAL, "0"))
+        grown[gpus] = seen[-1] - seen[0]
+
+    assert grown[scenario] == pytest.approx(grown[closely], rel=0.03)

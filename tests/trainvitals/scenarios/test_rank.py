@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ PARTS = (
     *(Part("data", 0.25), Part("forward", 1.0), Part("backward", 2.0), Part("optimizer", 0.5)),
     Part("other", 0.25),
 )
+STEPS = [
+    Step(RESUMED_FROM + number, 1, 4, 1000, 750, 2.0 - 0.1 * number, 1e-4 / number, 0.5 + 0.1 * number)
+    for number in (1, 2, 3, 4)
+]
 OF_THIS_MACHINE = (
     *(catalog.TRAINING_HOST_MEMORY_BYTES, catalog.RECORDINGS_VOLUME_SIZE_BYTES),
     catalog.RECORDINGS_VOLUME_FREE_BYTES,
@@ -54,13 +59,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def steps() -> list[Step]:
-    return [
-        Step(RESUMED_FROM + number, 1, 4, 1000, 750, 2.0 - 0.1 * number, 1e-4 / number, 0.5 + 0.1 * number)
-        for number in (1, 2, 3)
-    ]
-
-
 def told_by_a_monitor(directory: Path, clock: Clock) -> Monitor:
     monitor = Monitor(run="a-run", rank=0, world_size=1, directory=directory, info=INFO)
     assert monitor.recording
@@ -68,21 +66,26 @@ def told_by_a_monitor(directory: Path, clock: Clock) -> Monitor:
     monitor.expect(steps=100, epochs=2)
     clock.passes(INIT_SECONDS)
     monitor.stage("sft")
-    for step in steps():
-        for phase, seconds in PARTS:
-            monitor.enter(PHASE_CODES[phase])
-            clock.passes(seconds)
-        monitor.batch(
-            loss=step.loss, samples=step.samples, tokens=step.tokens, trained_tokens=step.trained_tokens
-        )
-        monitor.learning_rates([step.learning_rate])
-        monitor.log(gradient_norm=step.gradient_norm, margin=0.25)
-        monitor.end_step(step.number)
+
+    def steps(these: Sequence[Step]) -> None:
+        for step in these:
+            for phase, seconds in PARTS:
+                monitor.enter(PHASE_CODES[phase])
+                clock.passes(seconds)
+            monitor.batch(
+                loss=step.loss, samples=step.samples, tokens=step.tokens, trained_tokens=step.trained_tokens
+            )
+            monitor.learning_rates([step.learning_rate])
+            monitor.log(gradient_norm=step.gradient_norm, margin=0.25)
+            monitor.end_step(step.number)
+
+    steps(STEPS[:2])
     with monitor.phase("evaluation"):
         clock.passes(EVALUATION_SECONDS)
         monitor.evaluated(loss=1.8, tokens=500, accuracy=0.5)
     with monitor.checkpoint():
         clock.passes(CHECKPOINT_SECONDS)
+    steps(STEPS[2:])
     return monitor
 
 
@@ -105,13 +108,17 @@ def told_by_a_scenario(directory: Path, clock: Clock) -> RankRecording:
     rank.tell("epochs_expected", 2)
     clock.passes(INIT_SECONDS)
     rank.event("stage", clock.now_ns, name="sft")
-    for step in steps():
-        began = clock.now_ns
-        clock.passes(sum(part.seconds for part in PARTS))
-        rank.stepped(step, PARTS, began, clock.now_ns)
-        rank.tell("data_seconds", PARTS[0].seconds)
-        rank.tell("learning_rates", step.learning_rate)
-        rank.scalar("margin", 0.25, clock.now_ns)
+
+    def steps(these: Sequence[Step]) -> None:
+        for step in these:
+            began = clock.now_ns
+            clock.passes(sum(part.seconds for part in PARTS))
+            rank.stepped(step, PARTS, began, clock.now_ns)
+            rank.tell("data_seconds", PARTS[0].seconds)
+            rank.tell("learning_rates", step.learning_rate)
+            rank.scalar("margin", 0.25, clock.now_ns)
+
+    steps(STEPS[:2])
     rank.enter("evaluation", clock.now_ns)
     clock.passes(EVALUATION_SECONDS)
     rank.progressed(clock.now_ns)
@@ -130,6 +137,7 @@ def told_by_a_scenario(directory: Path, clock: Clock) -> RankRecording:
     rank.event("checkpoint", clock.now_ns, seconds=CHECKPOINT_SECONDS, bytes=0)
     rank.resumes(clock.now_ns)
     rank.enter("other", clock.now_ns)
+    steps(STEPS[2:])
     return rank
 
 
