@@ -49,7 +49,8 @@ screenshots: .venv/.complete
 PREVIEW := $(BIN)/trainvitals dashboards preview --output docs/images --theme dark --width 1600
 pictures: .venv/.complete
 	$(PREVIEW) $(addprefix --dashboard trainvitals-,fleet gpus compare goodput alerts)
-	$(PREVIEW) --dashboard trainvitals-run --dashboard trainvitals-ranks --run atlas-pretrain-7b
+	$(PREVIEW) --dashboard trainvitals-run --run harvest-sft
+	$(PREVIEW) --dashboard trainvitals-ranks --run atlas-pretrain-7b
 	$(PREVIEW) --dashboard trainvitals-foundation --run wayfarer-lora
 
 .venv/.complete: setup.sh pyproject.toml trainer_hooks/pyproject.toml tests/constraints.txt
