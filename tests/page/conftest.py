@@ -36,13 +36,14 @@ def invented() -> Iterator[str]:
     """The address of a stand-in for the service that tells of invented runs."""
     config = uvicorn.Config(fake_service(invented_runs()), port=0, log_level="error", ws="websockets-sansio")
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
     yield f"http://127.0.0.1:{port}"
     server.should_exit = server.force_exit = True
-    thread.join()
+    # A stream whose page is gone has been seen to hold it for ever.
+    thread.join(timeout=10)
 
 
 @pytest.fixture
