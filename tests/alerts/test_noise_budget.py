@@ -250,7 +250,14 @@ def test_no_rule_is_quiet_for_lack_of_what_it_reads() -> None:
         catalog.NVIDIA_GPU_MIG_MEMORY_TOTAL_BYTES.name,
         catalog.NVIDIA_GPU_TENSOR_ACTIVE_SECONDS_TOTAL.name,
     }
-    for_no_alert = {catalog.TRAINING_MODEL_FLOPS_TOTAL.name, catalog.TRAINING_PEAK_FLOPS.name}
+    for_no_alert = {
+        catalog.TRAINING_MODEL_FLOPS_TOTAL.name,
+        catalog.TRAINING_PEAK_FLOPS.name,
+        catalog.NVIDIA_GPU_CLOCK_HERTZ.name,
+        catalog.NVIDIA_GPU_CLOCK_MAX_HERTZ.name,
+        catalog.NVIDIA_GPU_TEMPERATURE_CELSIUS.name,
+        catalog.NVIDIA_GPU_TEMPERATURE_LIMIT_CELSIUS.name,
+    }
     missing = read - published - {rule.name for rule in rules} - {"ALERTS"}
     assert missing == of_other_gpus | for_no_alert
 

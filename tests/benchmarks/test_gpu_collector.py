@@ -51,11 +51,13 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Side]:
         }
 
 
+@pytest.mark.long
 def test_nvml_is_asked_at_most_half_as_often_as_by_nvitop_exporter(sides: dict[str, Side]) -> None:
     ours, theirs = sides[OURS.name], sides[THEIRS.name]
     assert GPUS < ours.calls < theirs.calls / 2
 
 
+@pytest.mark.long
 def test_a_scrape_takes_less_than_one_of_nvitop_exporter_and_tells_more(sides: dict[str, Side]) -> None:
     ours, theirs = sides[OURS.name], sides[THEIRS.name]
     assert statistics.median(ours.scrapes_ms) < statistics.median(theirs.scrapes_ms)
@@ -63,12 +65,14 @@ def test_a_scrape_takes_less_than_one_of_nvitop_exporter_and_tells_more(sides: d
     assert ours.page.measurements > 2 * theirs.page.measurements
 
 
+@pytest.mark.long
 def test_no_scrape_waits_for_the_acknowledgement_of_the_one_before(sides: dict[str, Side]) -> None:
     """40 ms, where the server's socket sends a page in two parts and holds the second back."""
     ours = sides[OURS.name]
     assert statistics.median(ours.in_a_row_ms) < 3 * statistics.median(ours.reconnected_ms)
 
 
+@pytest.mark.long
 def test_a_gpu_that_has_all_there_is_to_tell_keeps_to_its_series(sides: dict[str, Side]) -> None:
     page = sides[OURS.name].page
     assert 36 < page.families < page.measurements <= page.series_of_a_gpu <= gpu_collector.SERIES_BAR

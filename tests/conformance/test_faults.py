@@ -143,7 +143,7 @@ def faults_in(mode: str, errors: str, trainers: Mapping[str, Sequence[str]]) -> 
     return found
 
 
-@pytest.mark.parametrize("trainers", quick("plain torch", "Hugging Face", of=FILES))
+@pytest.mark.parametrize("trainers", quick("plain torch", of=FILES))
 def test_no_fault_of_the_hook_reaches_a_training(trainers: str) -> None:
     for trainer, findings in faults_in("every", "RuntimeError", FILES[trainers]).items():
         called = {callee for _, callee in findings["points"] + findings["second"]}

@@ -32,6 +32,7 @@ UNPUBLISHED = {
     "training_cuda_alloc_retries_total": "torch tells it of a real GPU",
     "training_cuda_memory_reserved_bytes": "torch tells it of a real GPU",
     "training_device_seconds_total": "it is measured on a real GPU",
+    "training_peak_flops": "that of a simulated GPU is not known",
 }
 ORIGIN_RULES = yaml.safe_load((Path(__file__).parents[1] / "alerts" / "origin.yaml").read_text())
 ORIGIN_EXPRESSIONS = [rule["expr"] for group in ORIGIN_RULES["groups"] for rule in group["rules"]]
