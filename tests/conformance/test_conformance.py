@@ -77,7 +77,7 @@ def test_two_ranks_together_tell_what_was_computed_by_hand(trainer: str, tmp_pat
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("trainer", ("lightning", "transformers", "trl"))
+@pytest.mark.parametrize("trainer", ["lightning", "transformers", "trl"])
 def test_an_adapter_that_forgets_the_shift_of_the_labels_is_found_out(trainer: str, tmp_path: Path) -> None:
     (rank,) = train(trainer, 1, tmp_path, broken=SHIFT_FORGOTTEN.format(trainer))
     with pytest.raises(AssertionError):
