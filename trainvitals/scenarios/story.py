@@ -81,6 +81,7 @@ RESTARTED = Plan(
     loss_steps=1100,
     parameters=7e9,
     overfits=0.09,
+    scalars=("train/z_loss", "reward/margin"),
 )
 KILLED = Plan(
     run="lantern-dpo",
