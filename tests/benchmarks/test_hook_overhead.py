@@ -27,6 +27,7 @@ def test_a_step_of_the_hook_costs_less_than_a_fourth_of_one_add_scalar(tmp_path:
     assert hook.median < scalar.median / 4
 
 
+@pytest.mark.long
 def test_the_hook_is_a_small_part_of_a_step_and_of_what_traceml_takes(tmp_path: Path) -> None:
     """TraceML stays in a process, so this is one of its own. The contract is a fifth; a half has margin.
 

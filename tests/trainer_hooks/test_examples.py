@@ -18,7 +18,7 @@ EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
 MOST_LINES = 15
 
 
-@pytest.mark.parametrize("example", quick("plain_loop", "watch", of=EXAMPLES))
+@pytest.mark.parametrize("example", quick("watch", of=EXAMPLES))
 def test_an_example_is_short_and_leaves_a_finished_recording(example: str, tmp_path: Path) -> None:
     script = FOLDER / f"{example}.py"
     assert len(script.read_text().splitlines()) <= MOST_LINES

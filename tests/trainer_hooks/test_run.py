@@ -386,6 +386,7 @@ def test_a_script_that_is_imported_again_in_its_workers_is_recorded_once(
     assert (seen.live.outcome == FINISHED) == (ended.returncode == 0) == (steps == 6)
 
 
+@pytest.mark.long
 def test_two_trainings_of_one_command_are_two_runs(tmp_path: Path) -> None:
     script = """
         import sys, torch
@@ -562,6 +563,7 @@ def test_accelerates_launcher_starts_ranks_that_are_recorded(tmp_path: Path) -> 
     assert len({each.static.run for each in ranks}) == 1
 
 
+@pytest.mark.long
 def test_a_module_and_a_line_of_python_are_recorded_too(tmp_path: Path) -> None:
     (tmp_path / "trainable.py").write_text(
         "import torch\nw = torch.ones(1, requires_grad=True)\nw.sum().backward()\n"

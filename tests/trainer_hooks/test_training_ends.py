@@ -267,6 +267,7 @@ pl.Trainer(
 """
 
 
+@pytest.mark.long
 def test_a_fit_that_lightning_ends_at_sigterm_is_over_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

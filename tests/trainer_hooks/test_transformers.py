@@ -307,6 +307,7 @@ def test_a_second_training_is_the_next_attempt(tmp_path: Path, recordings: Path)
     assert [seen.live.steps for seen in attempts] == [4, 4]
 
 
+@pytest.mark.long
 def test_a_training_that_is_tried_again_with_smaller_batches_is_the_next_attempt(
     tmp_path: Path, recordings: Path
 ) -> None:
