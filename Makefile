@@ -48,7 +48,8 @@ screenshots: .venv/.complete
 # Take the pictures of the dashboards anew, of recorded scenarios; npm fetches Grafana's components once.
 PREVIEW := $(BIN)/trainvitals dashboards preview --output docs/images --theme dark --width 1600
 pictures: .venv/.complete
-	$(PREVIEW) $(addprefix --dashboard trainvitals-,fleet gpus compare goodput alerts)
+	$(PREVIEW) $(addprefix --dashboard trainvitals-,fleet gpus goodput alerts)
+	$(PREVIEW) --dashboard trainvitals-compare $(addprefix --run ,tiny-chat-lr1e-4 tiny-chat-lr3e-4 harvest-sft)
 	$(PREVIEW) --dashboard trainvitals-run --run harvest-sft
 	$(PREVIEW) --dashboard trainvitals-ranks --run atlas-pretrain-7b
 	$(PREVIEW) --dashboard trainvitals-foundation --run wayfarer-lora

@@ -16,7 +16,7 @@ from dashboards.grafana.trend import RUN_OF_LINE, Trend
 from dashboards.queries import over_range
 from dashboards.queries.per_run import ONE, RANK, RUN, counted, flops_utilization, last_known, newest
 from dashboards.states import STATE_TEXTS
-from dashboards.variables import VARIABLES, of_recorded, of_run
+from dashboards.variables import VARIABLES_OF_SOME_RUNS, of_recorded, of_run
 from exporters import catalog
 from exporters.catalog import Metric
 
@@ -270,10 +270,10 @@ def dashboard(thresholds: Thresholds) -> Dashboard:
         uid=UID,
         title="Compare runs",
         description=(
-            "Runs on each other by optimizer step, whenever and however fast they ran. Choose them above, "
-            "and a time range that holds them whole."
+            "Runs on each other by optimizer step, whenever and however fast they ran. Choose two or more "
+            "above, and a time range that holds them whole."
         ),
-        variables=VARIABLES,
+        variables=VARIABLES_OF_SOME_RUNS,
         events=events.of_fleet(),
         panels=stack(
             Shelf(

@@ -53,6 +53,10 @@ _RUNS = LabelVariable(name="run", query=f"label_values({_EVERY_RUN}{{{_NODE}}}, 
 # of one run.
 VARIABLES = (DatasourceVariable(), _ONE_CLUSTER, *_TARGETS, _RUNS)
 VARIABLES_OF_ALL_CLUSTERS = (DatasourceVariable(), _CLUSTERS, *_TARGETS, _RUNS)
+VARIABLES_OF_SOME_RUNS = (
+    *(DatasourceVariable(), _ONE_CLUSTER, *_TARGETS),
+    attr.evolve(_RUNS, opens_on_first=True),
+)
 VARIABLES_OF_ONE_RUN = (DatasourceVariable(), _ONE_CLUSTER, *_TARGETS, attr.evolve(_RUNS, single=True))
 RANK_VARIABLE = LabelVariable(name="rank", query=f"label_values({_EVERY_RANK}{{{_RUN}}}, rank)", numbers=True)
 GPU_VARIABLE = LabelVariable(

@@ -133,7 +133,9 @@ def preview(
     dashboard: Annotated[
         list[str] | None, typer.Option(metavar="UID", help="Only this one; several times. Default: all.")
     ] = None,
-    run: Annotated[str | None, typer.Option(metavar="NAME", help="The run to choose.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="The run to choose; several times.")
+    ] = None,
     hours: Annotated[float, typer.Option(min=0.01, help="How much of the past.")] = 6.0,
     open_rows: Annotated[bool, typer.Option("--open-rows", help="Draw rows that are closed too.")] = False,
     figures: Figures = None,
@@ -158,7 +160,7 @@ def preview(
         output.mkdir(parents=True, exist_ok=True)
         bundle()  # before the scenarios, which take longer
         with _shown(prometheus, hours) as (url, start, end):
-            choices = {} if run is None else {"run": run}
+            choices = {"run": run} if run else {}
             pictures = render(
                 *(chosen, url, start, end, output),
                 themes=theme or THEMES,

@@ -64,7 +64,7 @@ async def pages(
     window: Window,
     widths: Sequence[int],
     *,
-    choices: Mapping[str, str],
+    choices: Mapping[str, Sequence[str]],
     open_rows: bool,
 ) -> list[Json]:
     """What the page needs to draw each dashboard at each width, in that order.
@@ -84,7 +84,7 @@ async def pages(
 
 
 async def variables(
-    prometheus: Prometheus, dashboard: Json, window: Window, choices: Mapping[str, str]
+    prometheus: Prometheus, dashboard: Json, window: Window, choices: Mapping[str, Sequence[str]]
 ) -> list[Choice]:
     """What each variable stands for, in order: a later one's query may name those before it.
 
@@ -92,7 +92,7 @@ async def variables(
     """
     made: list[Choice] = []
     for variable in dashboard.get("templating", {}).get("list", []):
-        wanted = choices.get(variable["name"])
+        wanted = choices.get(variable["name"], ())
         kind = variable["type"]
         if kind == "datasource":
             hidden = variable.get("hide", 0) == 2
@@ -134,7 +134,7 @@ async def page(
     dashboard: Json,
     window: Window,
     width: int,
-    choices: Mapping[str, str],
+    choices: Mapping[str, Sequence[str]],
     open_rows: bool,
 ) -> Json:
     errors = []

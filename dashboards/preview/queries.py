@@ -102,15 +102,15 @@ def built_in(window: Window, step: float, scrape_seconds: float = SCRAPE_SECONDS
     }
 
 
-def chosen(variable: Json, found: Sequence[str], wanted: str | None = None) -> Choice:
+def chosen(variable: Json, found: Sequence[str], wanted: Sequence[str] = ()) -> Choice:
     """What a variable that was `found` to have these values stands for: `wanted`, else what it is set to.
 
     Where it is set to nothing that was found, it is the first value, as when Grafana opens the dashboard.
     """
     several = bool(variable.get("multi") or variable.get("includeAll"))
     set_to = _listed(variable.get("current", {}).get("value"))
-    if wanted is not None:
-        values = [wanted]
+    if wanted:
+        values = list(wanted if several else wanted[:1])
     elif ALL in set_to or (not set_to and variable.get("includeAll")):
         values = [ALL]
     else:

@@ -27,7 +27,7 @@ def render(
     *,
     themes: Sequence[str] = THEMES,
     widths: Sequence[int] = WIDTHS,
-    choices: Mapping[str, str] | None = None,
+    choices: Mapping[str, Sequence[str]] | None = None,
     open_rows: bool = False,
 ) -> list[Picture]:
     """A PNG `<uid>-<theme>-<width>.png` in `output` for each dashboard, theme and width in pixels.

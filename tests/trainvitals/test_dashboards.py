@@ -191,7 +191,7 @@ def test_a_preview_asks_the_prometheus_it_is_told_of_the_last_hours(
         "hours": pytest.approx(2),
         "themes": ["light"],
         "widths": [800],
-        "choices": {"run": "wayfarer-lora"},
+        "choices": {"run": ["wayfarer-lora"]},
         "open_rows": True,
     }
     assert done.stdout == f"{tmp_path}/first.png (no data: Loss)\n"

@@ -35,7 +35,7 @@ class Answers:
         return httpx.Response(200, json={"status": "success", "data": data})
 
 
-def page(dashboard: dict[str, Any], answers: Answers, **choices: str) -> dict[str, Any]:
+def page(dashboard: dict[str, Any], answers: Answers, **choices: list[str]) -> dict[str, Any]:
     async def made() -> dict[str, Any]:
         transport = httpx.MockTransport(answers)
         async with httpx.AsyncClient(base_url="http://prometheus", transport=transport) as client:
@@ -90,7 +90,7 @@ def test_a_variable_is_asked_for_by_those_before_it_and_fills_in_the_panels() ->
 
 def test_a_choice_that_is_given_is_made() -> None:
     answers = Answers({"instance": ["node-1"], "run": ["first", "second"]})
-    page(dashboard("loss{run='$run'}"), answers, run="second")
+    page(dashboard("loss{run='$run'}"), answers, run=["second"])
     assert answers.asked[-1][1]["query"] == "loss{run='second'}"
 
 

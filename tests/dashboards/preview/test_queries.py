@@ -47,7 +47,7 @@ def test_several_values_are_alternatives_and_escaped() -> None:
 def test_a_single_choice_is_the_first_value_unless_one_is_wanted() -> None:
     single = variable(multi=False, includeAll=False, allValue=None, current={})
     assert queries.chosen(single, ["first", "second"]).promql == "first"
-    assert queries.chosen(single, ["first", "second"], "second").promql == "second"
+    assert queries.chosen(single, ["first", "second"], ["second"]).promql == "second"
     assert queries.chosen(single, []).text == "None"
 
 
