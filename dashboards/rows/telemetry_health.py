@@ -28,6 +28,8 @@ _COLLECTOR = "(cluster, instance, collector)"
 _SKIPPED = "(cluster, instance, reason)"
 _DETAIL = "(cluster, instance, detail)"
 _RANK = "(cluster, run, rank)"
+# Of services and ranks by the hundred; a small panel shows no more.
+_POINTS = 300
 # As many lines as a small panel has room to name.
 _MOST = 5
 _OUR_RULES = 'rule_group=~".*;trainvitals[.].+"'
@@ -55,6 +57,7 @@ def shelves(thresholds: Thresholds) -> list[Shelf]:
         Shelf(
             "What does the hook cost?",
             [(hook_share(thresholds), 12), (hook_faults(), 12)],
+            collapsed=True,
         ),
     ]
 
@@ -131,6 +134,7 @@ def collectors() -> TimeSeries:
             "GPUs fail for good."
         ),
         unit="none",
+        most_points=_POINTS,
         decimals=0,
         minimum=0,
         soft_maximum=1,
@@ -153,6 +157,7 @@ def collector_age() -> TimeSeries:
             "service's log."
         ),
         unit="s",
+        most_points=_POINTS,
         minimum=0,
         legend_values=("lastNotNull", "max"),
         legend_highest="max",
@@ -175,6 +180,7 @@ def collector_duration() -> TimeSeries:
             "trainings leave no CPU: the figures are still right, only older."
         ),
         unit="s",
+        most_points=_POINTS,
         minimum=0,
         legend_values=("lastNotNull", "max"),
         legend_highest="max",
@@ -198,6 +204,7 @@ def published() -> TimeSeries:
             "point to a script that starts a new run again and again: give it one name with --run."
         ),
         unit="none",
+        most_points=_POINTS,
         decimals=0,
         minimum=0,
         stacked=True,
@@ -224,6 +231,7 @@ def recordings_volume() -> TimeSeries:
             "with TRAINVITALS_DIR."
         ),
         unit="percentunit",
+        most_points=_POINTS,
         minimum=0,
         maximum=1,
         legend_values=("lastNotNull", "min"),
@@ -252,6 +260,7 @@ def history_steps() -> TimeSeries:
             "history."
         ),
         unit="none",
+        most_points=_POINTS,
         axis_label="records / s",
         minimum=0,
         legend_values=("lastNotNull", "max"),
@@ -275,6 +284,7 @@ def history_size() -> TimeSeries:
             "for: shorten it, or give the volume more room."
         ),
         unit="bytes",
+        most_points=_POINTS,
         minimum=0,
         legend_values=("lastNotNull", "max"),
         legend_highest="max",
@@ -381,6 +391,7 @@ def hook_share(thresholds: Thresholds) -> TimeSeries:
             "many values a step, its steps are very short, or the disk under the recordings is slow."
         ),
         unit="percentunit",
+        most_points=_POINTS,
         minimum=0,
         thresholds=limit(thresholds.hook_slow_ratio),
         threshold_line=True,
@@ -407,6 +418,7 @@ def hook_faults() -> TimeSeries:
             "takes: more names or events than it has room for. Both should be 0 nearly always."
         ),
         unit="none",
+        most_points=_POINTS,
         axis_label="a minute",
         minimum=0,
         soft_maximum=1,
