@@ -84,12 +84,12 @@ def chooses_one(dashboard: Json, name: str) -> bool:
 
 
 def scenarios_of(dashboard: Json, recorded: Recorded) -> Mapping[str, Ask]:
-    """A dashboard of one run is asked for each, others for all at once, in each cluster or in all."""
+    """One that opens on a run is asked for each, others for all at once, in each cluster or in all."""
 
     def of(**choices: str) -> Ask:
         return lambda dashboard, query: recorded.ask(dashboard, query, **choices)
 
-    if chooses_one(dashboard, "run"):
+    if not variable(dashboard, "run")["includeAll"]:
         return {name: of(run=run) for name, run in RUNS.items()}
     if chooses_one(dashboard, "cluster"):
         return {cluster: of(cluster=cluster) for cluster in ("east", "west")}
