@@ -283,7 +283,7 @@ export function notFound(name, known) {
       {},
       "Nothing is known of ",
       el("bdi", { class: "strong" }, name),
-      ". Its history may have been deleted by age.",
+      ". Its history may have been deleted by age; a run that is about to begin appears here when it does.",
     ),
     links.length ? el("ul", {}, ...links) : null,
     el("p", {}, el("a", { href: "#/" }, "All runs")),

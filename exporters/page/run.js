@@ -28,6 +28,7 @@ const MOST_ALERTS = 100;
 const MOST_OFFERED = 200;
 const SLOW_LEAST_SECONDS = 4;
 const SLOW_MOST_SECONDS = 15;
+const UNKNOWN_EVERY_SECONDS = 2;
 const REDRAW_MILLISECONDS = 500;
 const MOST_SMOOTHING = 0.98;
 
@@ -70,6 +71,7 @@ export class RunView {
     this.ofRanks = [];
     this.progress = null;
     this.showsAllRanks = false;
+    this.isAwaited = false;
     this.redraw = () => this.draw();
     frame.title(name);
     root.replaceChildren(...["tall", "", ""].map((size) => el("div", { class: `skeleton ${size}` })));
@@ -111,11 +113,16 @@ export class RunView {
       this.offerRuns();
     } catch (/** @type {any} */ error) {
       if (this.gone.signal.aborted) return;
-      const known = error.detail?.known_runs ?? [];
-      this.root.replaceChildren(
-        error.status === 404 ? notFound(this.name, known) : this.frame.failure(error, () => this.load()),
-      );
+      if (error.status === 404) this.awaitRun(error.detail?.known_runs ?? []);
+      else this.root.replaceChildren(this.frame.failure(error, () => this.load()));
+      this.isAwaited = error.status === 404;
     }
+  }
+
+  /** A link may be opened a moment before its run is known. */
+  awaitRun(known) {
+    if (!this.isAwaited) this.root.replaceChildren(notFound(this.name, known));
+    this.timer = setTimeout(() => this.load(), UNKNOWN_EVERY_SECONDS * 1000);
   }
 
   async loadCurves() {

@@ -33,6 +33,7 @@ UNPUBLISHED = {
     "training_cuda_memory_reserved_bytes": "torch tells it of a real GPU",
     "training_device_seconds_total": "it is measured on a real GPU",
     "training_peak_flops": "that of a simulated GPU is not known",
+    "training_run_gpu_info": "the training is on the processor",
 }
 ORIGIN_RULES = yaml.safe_load((Path(__file__).parents[1] / "alerts" / "origin.yaml").read_text())
 ORIGIN_EXPRESSIONS = [rule["expr"] for group in ORIGIN_RULES["groups"] for rule in group["rules"]]

@@ -59,15 +59,14 @@ def test_a_run_is_followed_while_it_trains_and_its_kill_is_told_within_ten_secon
         other.do("steps(3)")
         trainer.begin(TRAIN)
         overview = new_tab(service.url)
-        overview.open()
+        expect(overview.open().get_by_role("link", name="a-run")).to_be_visible()
         tab = new_tab(service.url)
         page = tab.open_run("a-run")
         headed(page, "a-run")
         expect(page.locator("#live")).to_have_text("Live")
         points = "document.querySelector('[data-chart=loss] .plot').data[0].x.length"
-        first, drawn = step_of(page), page.evaluate(points)
-        wait_for(page, f"{points} > {drawn} + 10")
-        assert step_of(page) > first
+        wait_for(page, f"{points} > {page.evaluate(points)} + 10")
+        wait_for_steps(page)
         expect(overview.page.locator("tbody tr").filter(has_text="a-run")).to_contain_text("running")
         assert "trouble" not in overview.page.title()
 
@@ -85,6 +84,20 @@ def test_a_run_is_followed_while_it_trains_and_its_kill_is_told_within_ten_secon
     print(f"a kill is on the page after {seconds:.1f} s")
     assert seconds < 10
     assert tab.errors == overview.errors == []
+
+
+@pytest.mark.long
+def test_a_run_whose_page_is_open_before_it_begins_appears_by_itself(
+    service: Service, new_tab: NewTab, tmp_path: Path
+) -> None:
+    page = new_tab(service.url).open("#/runs/a-run")
+    expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()
+
+    with Trainer(tmp_path / "recordings") as trainer:
+        trainer.begin(TRAIN)
+        headed(page, "a-run")
+        expect(page.locator("#live")).to_have_text("Live")
+        wait_for_steps(page)
 
 
 @pytest.mark.long

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,9 +202,10 @@ def test_a_preview_asks_the_prometheus_it_is_told_of_the_last_hours(
 
 @pytest.mark.long
 def test_a_preview_draws_the_recorded_scenarios(tmp_path: Path) -> None:
-    how = ("--theme", "dark", "--width", "1000", "--dashboard", "trainvitals-foundation")
-    done = dashboards("preview", "-o", tmp_path, *how)
+    command = [sys.executable, "-m", "trainvitals", "dashboards", "preview", "-o", tmp_path]
+    how = ["--theme", "dark", "--width", "1000", "--dashboard", "trainvitals-foundation"]
+    done = subprocess.run([*command, *how], capture_output=True, text=True, check=False)
 
     picture = tmp_path / "trainvitals-foundation-dark-1000.png"
-    assert (done.exit_code, done.output) == (0, f"{picture}\n")
+    assert (done.returncode, done.stdout) == (0, f"{picture}\n"), done.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
@@ -39,8 +40,10 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rendered]:
     end = time.time() // 60 * 60
     server.create_blocks(recorded_series.openmetrics(recorded_training.series(), end))
     output = tmp_path_factory.mktemp("pictures")
-    with server:
-        yield Rendered(*render([DASHBOARD], server.url, end - 7000, end, output, widths=[WIDTH]))
+    # In a thread of its own: in one where other tests' browser is open, Playwright starts no second one.
+    with server, ThreadPoolExecutor(1) as thread:
+        drawn = thread.submit(render, [DASHBOARD], server.url, end - 7000, end, output, widths=[WIDTH])
+        yield Rendered(*drawn.result())
 
 
 def inside(picture: Picture, title: str) -> Image.Image:
