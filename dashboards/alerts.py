@@ -22,11 +22,13 @@ from dashboards.grafana.timelines import StateTimeline
 from dashboards.rows import (
     checkpoint_alerts,
     gpu_health_alerts,
+    hook_cost,
     lifecycle_alerts,
     loss_alerts,
     memory_alerts,
     telemetry_alerts,
-    telemetry_health,
+    telemetry_delivery,
+    telemetry_sources,
     throughput_alerts,
 )
 from dashboards.variables import VARIABLES_OF_ALL_CLUSTERS, of_alerts
@@ -197,7 +199,9 @@ def dashboard(thresholds: Thresholds) -> Dashboard:
                 [(history(), 16), (firing_by_severity(), 4), (watchdog, 4)],
                 height=12,
             ),
-            *telemetry_health.shelves(thresholds),
+            *telemetry_sources.shelves(thresholds),
+            telemetry_delivery.shelf(thresholds),
+            hook_cost.shelf(thresholds),
             *rows,
         ),
     )

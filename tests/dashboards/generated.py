@@ -12,7 +12,7 @@ from alerts.build import groups
 from alerts.rules import AlertRule, RecordingRule
 from alerts.thresholds import Thresholds
 from dashboards import build, events, foundation
-from dashboards.rows import telemetry_alerts, telemetry_health
+from dashboards.rows import telemetry_alerts, telemetry_delivery, telemetry_sources
 from exporters.catalog import CATALOG
 from tests.dashboards import linter
 
@@ -30,9 +30,9 @@ ALERTING = frozenset(
         events.ALERTS_FOR_STATE,
         telemetry_alerts.RULE_EVALUATION_FAILURES_TOTAL,
         telemetry_alerts.RULE_GROUP_ITERATIONS_MISSED_TOTAL,
-        telemetry_health.RULE_GROUP_LAST_DURATION_SECONDS,
+        telemetry_delivery.RULE_GROUP_LAST_DURATION_SECONDS,
         telemetry_alerts.NOTIFICATIONS_FAILED_TOTAL,
-        telemetry_health.NOTIFICATIONS_TOTAL,
+        telemetry_delivery.NOTIFICATIONS_TOTAL,
     }
 )
 FOREIGN_METRICS = CADVISOR | NODE_EXPORTER | ALERTING
@@ -41,7 +41,7 @@ OF_TARGETS = frozenset(
     {
         telemetry_alerts.UP,
         telemetry_alerts.SCRAPE_DURATION_SECONDS,
-        telemetry_health.SCRAPE_SAMPLES_SCRAPED,
+        telemetry_sources.SCRAPE_SAMPLES_SCRAPED,
     }
 )
 RULES = tuple(rule for group in groups(Thresholds()) for rule in group.rules)

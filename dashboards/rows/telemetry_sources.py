@@ -1,4 +1,4 @@
-"""Whether the telemetry itself is sound, and what it costs: services, history, rules, the hook."""
+"""Whether each source of metrics works: the services, their collectors, what they keep."""
 
 from __future__ import annotations
 
@@ -6,33 +6,24 @@ from alerts.thresholds import Thresholds
 from dashboards import links
 from dashboards.colors import BAD, GOOD, TRAINING, WARNING
 from dashboards.grafana.dashboard import Shelf
-from dashboards.grafana.panels import Query, Text, TimeSeries, colored_names, dashed, limit, rising
+from dashboards.grafana.panels import Query, Text, TimeSeries, colored_names, rising
 from dashboards.grafana.tables import Column, Table, widths
 from dashboards.queries import top
-from dashboards.rows.telemetry_alerts import (
-    NOTIFICATIONS_FAILED_TOTAL,
-    RULE_EVALUATION_FAILURES_TOTAL,
-    SCRAPE_DURATION_SECONDS,
-    UP,
-)
-from dashboards.variables import of_node, of_other_exporter, of_run, of_target
+from dashboards.rows.telemetry_alerts import SCRAPE_DURATION_SECONDS, UP
+from dashboards.variables import of_node, of_target
 from exporters import catalog
 
 SCRAPE_SAMPLES_SCRAPED = "scrape_samples_scraped"
-RULE_GROUP_LAST_DURATION_SECONDS = "prometheus_rule_group_last_duration_seconds"
-NOTIFICATIONS_TOTAL = "alertmanager_notifications_total"
 
 _SERVICE = "(cluster, instance)"
 # Of each once, however many jobs scrape the service.
 _COLLECTOR = "(cluster, instance, collector)"
 _SKIPPED = "(cluster, instance, reason)"
 _DETAIL = "(cluster, instance, detail)"
-_RANK = "(cluster, run, rank)"
-# Of services and ranks by the hundred; a small panel shows no more.
+# Of services by the hundred; a small panel shows no more.
 _POINTS = 300
 # As many lines as a small panel has room to name.
 _MOST = 5
-_OUR_RULES = 'rule_group=~".*;trainvitals[.].+"'
 
 
 def shelves(thresholds: Thresholds) -> list[Shelf]:
@@ -49,15 +40,6 @@ def shelves(thresholds: Thresholds) -> list[Shelf]:
                 (history_steps(), 6),
                 (history_size(), 6),
             ],
-        ),
-        Shelf(
-            "Does Prometheus keep up, and does it tell?",
-            [(rule_durations(thresholds), 8), (rule_failures(), 8), (notifications(), 8)],
-        ),
-        Shelf(
-            "What does the hook cost?",
-            [(hook_share(thresholds), 12), (hook_faults(), 12)],
-            collapsed=True,
         ),
     ]
 
@@ -294,148 +276,4 @@ def history_size() -> TimeSeries:
                 legend="{{instance}}",
             )
         ],
-    )
-
-
-def rule_durations(thresholds: Thresholds) -> TimeSeries:
-    interval = thresholds.evaluation_interval_seconds
-    took = of_other_exporter(RULE_GROUP_LAST_DURATION_SECONDS, _OUR_RULES)
-    return TimeSeries(
-        title="Time our rules take",
-        description=(
-            "How long the last evaluation of each group took, as Prometheus says of itself; empty where "
-            f"Prometheus does not scrape itself. At the red line, {interval:g} s, a group no longer fits "
-            "into its interval, and alerts come late: give Prometheus more CPU, or look for other rules "
-            "that take it."
-        ),
-        unit="s",
-        minimum=0,
-        thresholds=limit(interval),
-        threshold_line=True,
-        legend_values=("lastNotNull", "max"),
-        legend_highest="max",
-        targets=[
-            Query(
-                expr=f'label_replace(max by (cluster, rule_group) ({took}), "group", "$1", "rule_group", '
-                '".*;trainvitals[.](.+)")',
-                legend="{{group}}",
-            )
-        ],
-    )
-
-
-def rule_failures() -> TimeSeries:
-    failures = of_other_exporter(RULE_EVALUATION_FAILURES_TOTAL, _OUR_RULES)
-    return TimeSeries(
-        title="Rules that fail",
-        description=(
-            "A minute, by group, as Prometheus says of itself. It should be 0: the alerts of a group that "
-            "fails do not come. Prometheus's page of rules names the error, which is mostly a series that "
-            "exists twice because two jobs scrape one service."
-        ),
-        unit="none",
-        axis_label="evaluations / min",
-        minimum=0,
-        soft_maximum=1,
-        legend_values=("lastNotNull", "max"),
-        legend_highest="max",
-        targets=[
-            Query(
-                expr="label_replace(60 * max by (cluster, rule_group) "
-                f'(rate({failures}[$__rate_interval])), "group", "$1", "rule_group", '
-                '".*;trainvitals[.](.+)")',
-                legend="{{group}}",
-            )
-        ],
-    )
-
-
-def notifications() -> TimeSeries:
-    sent = of_other_exporter(NOTIFICATIONS_TOTAL)
-    failed = of_other_exporter(NOTIFICATIONS_FAILED_TOTAL)
-    return TimeSeries(
-        title="Notifications",
-        description=(
-            "A minute, by integration, as Alertmanager says of itself; empty where Prometheus does not "
-            "scrape it. Solid: sent, the failed ones among them. Dashed: failed, after all tries. Dashes "
-            "above 0 mean that somebody is not told: a secret that has changed, a rate limit, or no way to "
-            "the receiver."
-        ),
-        unit="none",
-        axis_label="notifications / min",
-        minimum=0,
-        soft_maximum=1,
-        legend_values=("lastNotNull", "max"),
-        legend_highest="max",
-        targets=[
-            Query(
-                expr=f"60 * sum by (cluster, integration) (rate({sent}[$__rate_interval])) > 0",
-                legend="{{integration}}",
-            ),
-            Query(
-                expr=f"60 * sum by (cluster, integration) (rate({failed}[$__rate_interval])) > 0",
-                legend="{{integration}} failed",
-            ),
-        ],
-        overrides=[dashed("B", BAD)],
-    )
-
-
-def hook_share(thresholds: Thresholds) -> TimeSeries:
-    seconds = of_run(catalog.HOOK_SECONDS_TOTAL)
-    return TimeSeries(
-        title="Share of a rank's time that the hook takes",
-        description=(
-            "The five ranks with most; measured by the hook itself, inside the trainer. Below a thousandth "
-            "is usual. At the red line the alert TelemetryHookSlow begins to count: the trainer logs very "
-            "many values a step, its steps are very short, or the disk under the recordings is slow."
-        ),
-        unit="percentunit",
-        most_points=_POINTS,
-        minimum=0,
-        thresholds=limit(thresholds.hook_slow_ratio),
-        threshold_line=True,
-        legend_values=("lastNotNull", "mean", "max"),
-        legend_highest="max",
-        targets=[
-            Query(
-                expr=top.highest(f"max by {_RANK} (rate({seconds}[$__rate_interval]))", _RANK, _MOST),
-                legend="{{run}} rank {{rank}}",
-            )
-        ],
-        data_links=[links.to_run(cluster=links.CLUSTER_OF_SERIES)],
-    )
-
-
-def hook_faults() -> TimeSeries:
-    errors = of_run(catalog.HOOK_ERRORS_TOTAL)
-    dropped = of_run(catalog.HOOK_DROPPED_TOTAL)
-    return TimeSeries(
-        title="Errors of the hook, and values it dropped",
-        description=(
-            "A minute, by run. Errors are caught before they reach the trainer, which goes on; its output "
-            "has one line that names the first. Dropped are values and events beyond what a recording "
-            "takes: more names or events than it has room for. Both should be 0 nearly always."
-        ),
-        unit="none",
-        most_points=_POINTS,
-        axis_label="a minute",
-        minimum=0,
-        soft_maximum=1,
-        legend_values=("lastNotNull", "max"),
-        legend_highest="max",
-        targets=[
-            Query(
-                expr="60 * sum by (cluster, run) (max by (cluster, run, rank) "
-                f"(rate({errors}[$__rate_interval])))",
-                legend="{{run}} errors",
-            ),
-            Query(
-                expr="60 * sum by (cluster, run) (max by (cluster, run, rank) "
-                f"(rate({dropped}[$__rate_interval])))",
-                legend="{{run}} dropped",
-            ),
-        ],
-        overrides=[dashed("A", BAD)],
-        data_links=[links.to_run(cluster=links.CLUSTER_OF_SERIES)],
     )
