@@ -36,7 +36,7 @@ FREE = _of_run(catalog.TRAINING_CHECKPOINT_VOLUME_FREE_BYTES)
 TAKEN = "run:training_checkpoint_volume_taken_bytes:max"
 
 # How many writes have failed in the newest attempt so far.
-FAILED = "run:training_checkpoints_failed:max"
+FAILED_WRITES = "run:training_checkpoints_failed:max"
 
 _RUN = "on (cluster, run)"
 
@@ -110,7 +110,7 @@ def _failed(thresholds: Thresholds) -> tuple[RecordingRule, AlertRule]:
         f"max by (cluster, run) (round(increase({failed}[{told}]))) > 0\n"
         "  or\n"
         "(\n"
-        f"  {FAILED} > 0\n"
+        f"  {FAILED_WRITES} > 0\n"
         f"    and {_RUN}\n"
         f"  time() - {START} < {thresholds.checkpoint_failed_told_seconds}\n"
         ")",
@@ -122,7 +122,7 @@ def _failed(thresholds: Thresholds) -> tuple[RecordingRule, AlertRule]:
         "since its last good checkpoint is lost if it ends now, and the next write may fail for the same "
         "reason.",
     )
-    return RecordingRule(FAILED, _of_nodes_not_over(failed)), alert
+    return RecordingRule(FAILED_WRITES, _of_nodes_not_over(failed)), alert
 
 
 def _slow(thresholds: Thresholds) -> AlertRule:

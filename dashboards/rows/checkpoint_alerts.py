@@ -60,7 +60,7 @@ def panels(thresholds: Thresholds) -> dict[str, TimeSeries]:
                     expr=f"max by (cluster, run) (round(increase({failed}[{told}])))",
                     legend=f"{{{{run}}}} within {told}",
                 ),
-                Query(expr=of_recorded(checkpoint.FAILED), legend="{{run}} in this attempt"),
+                Query(expr=of_recorded(checkpoint.FAILED_WRITES), legend="{{run}} in this attempt"),
             ],
         ),
         checkpoint.TRAINING_CHECKPOINT_SLOW: judged(
