@@ -202,7 +202,7 @@ def test_a_preview_asks_the_prometheus_it_is_told_of_the_last_hours(
 
 @pytest.mark.long
 def test_a_preview_draws_the_recorded_scenarios(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trainvitals", "dashboards", "preview", "-o", tmp_path]
+    command = [sys.executable, "-m", "trainvitals", "dashboards", "preview", "-o", str(tmp_path)]
     how = ["--theme", "dark", "--width", "1000", "--dashboard", "trainvitals-foundation"]
     done = subprocess.run([*command, *how], capture_output=True, text=True, check=False)
 
