@@ -107,6 +107,7 @@ class Tee:
         self._began_ns = monotonic_ns()
         self._own: Monitor | None = None
         self._may_open = True
+        self._opens = False
         self._told: Monitor | None = None
         self._names = Names()
         self._seen: set[str] = set()
@@ -134,6 +135,8 @@ class Tee:
             monitor = monitor or self._opened()
             if monitor is not None:
                 self._tell(monitor, numbers, step)
+            elif self._opens:
+                self._keep(numbers, step)
         except Exception as error:
             self._fault(monitor, error)
 
@@ -151,7 +154,7 @@ class Tee:
         try:
             if not with_lock or not self._may_open or monitors._has_recorded:
                 return None
-            self._may_open = False
+            self._may_open, self._opens = False, True  # other threads may log meanwhile
             opened = Monitor(name=self._name, run=self._run, start_ns=self._began_ns, provisional=True)
             if not opened.recording:
                 return None
@@ -160,6 +163,9 @@ class Tee:
             return opened
         finally:
             if with_lock:
+                self._opens = False
+                if self._own is None:
+                    self._handed.clear()
                 self._lock.release()
 
     def _tell(self, monitor: Monitor, numbers: Logged, step: Any) -> None:
@@ -170,21 +176,25 @@ class Tee:
         try:
             if monitor is not self._told:
                 self._begin(monitor)
-            monitor.guard(self._tell_all, monitor, numbers, step)
-            if self._handed:
+            if self._handed:  # logged before these
                 monitor.guard(self._take_over, monitor)
+            monitor.guard(self._tell_all, monitor, numbers, step)
         finally:
             self._lock.release()
 
     def _hand_over(self, monitor: Monitor, numbers: Logged, step: Any) -> None:
-        """Leave these to whoever may tell; a number still on a device is known too late for that."""
+        """Leave these to whoever may tell."""
+        self._keep(numbers, step)
+        if monitor is not self._own and monitor is not self._asked:
+            self._asked = monitor
+            monitor.hand_over(functools.partial(self._called, monitor))
+
+    def _keep(self, numbers: Logged, step: Any) -> None:
+        """For whoever tells next; a number still on a device is known too late for that."""
         for name, number in numbers:
             there = readback.read_now(number)
             if there is not None and (name in self._handed or len(self._handed) < _MOST_HANDED):
                 self._handed[name] = there, step
-        if monitor is not self._own and monitor is not self._asked:
-            self._asked = monitor
-            monitor.hand_over(functools.partial(self._called, monitor))
 
     def _called(self, monitor: Monitor) -> None:
         self._asked = None

@@ -33,8 +33,9 @@ UNPUBLISHED = {
     "training_cuda_memory_reserved_bytes": "torch tells it of a real GPU",
     "training_device_seconds_total": "it is measured on a real GPU",
     "training_peak_flops": "that of a simulated GPU is not known",
-    "training_run_gpu_info": "the training is on the processor",
 }
+# Published only while the training runs: whether a scrape falls into that is chance.
+FLEETING = {"training_run_gpu_info"}
 ORIGIN_RULES = yaml.safe_load((Path(__file__).parents[1] / "alerts" / "origin.yaml").read_text())
 ORIGIN_EXPRESSIONS = [rule["expr"] for group in ORIGIN_RULES["groups"] for rule in group["rules"]]
 
@@ -112,7 +113,9 @@ def test_every_metric_that_an_alert_reads_is_published(stack: Stack) -> None:
         for selector in selectors(rule.expr)
     }
     ours = sorted(name for name in read if name in CATALOG or name in HISTOGRAM_SERIES)
-    absent = [name for name in ours if not stack.query(f"last_over_time({name}[10m])")]
+    absent = [
+        name for name in ours if name not in FLEETING and not stack.query(f"last_over_time({name}[10m])")
+    ]
     assert absent == sorted(UNPUBLISHED)
 
 

@@ -242,6 +242,27 @@ def test_threads_may_log_while_the_tee_alone_records(recordings: Path, tmp_path:
     assert seen.live.step == 199
 
 
+def test_what_another_thread_logs_while_a_recording_is_opened_is_kept(
+    recordings: Path, writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly_opened(**options: Any) -> Monitor:
+        elsewhere(lambda: writer.add_scalar("meanwhile", 0.25, 1))
+        return Monitor(**options)
+
+    monkeypatch.setattr(tee, "Monitor", slowly_opened)
+    writer.add_scalar("success_rate", 0.5, 1)
+    assert scalars(closed(recordings)) == {"meanwhile": 0.25, "success_rate": 0.5}
+
+
+def test_a_number_that_had_to_wait_does_not_cover_a_newer_one(recordings: Path, writer: Any) -> None:
+    writer.add_scalar("success_rate", 0.25, 1)
+    assert tee._tee is not None
+    with tee._tee._lock:  # as while another thread tells
+        writer.add_scalar("success_rate", 0.5, 2)
+    writer.add_scalar("success_rate", 0.75, 3)
+    assert scalars(closed(recordings)) == {"success_rate": 0.75}
+
+
 def test_another_thread_hands_its_numbers_to_the_one_that_trains(recordings: Path, writer: Any) -> None:
     monitor = Monitor(name="measured")
     thread = threading.Thread(target=writer.add_scalar, args=("success_rate", 0.5, 1))

@@ -23,6 +23,7 @@ from trainer_hooks.recording import (
 )
 
 SECOND = 10**9
+_UPTIME_SECONDS = 100  # of the youngest machine
 
 
 def recorder(
@@ -34,7 +35,7 @@ def recorder(
     age_seconds: int = 0,
     info: Mapping[str, str] | None = None,
 ) -> Recorder:
-    """One that began so long ago."""
+    """One that began so long ago; in an earlier boot, and dead, where a machine may not be up so long."""
     static = this_process(
         run=run,
         node="here",
@@ -42,8 +43,11 @@ def recorder(
         local_rank=rank,
         world_size=1,
         info=info or {},
-        start_ns=time.monotonic_ns() - age_seconds * SECOND,
+        start_ns=time.monotonic_ns() - min(age_seconds, _UPTIME_SECONDS) * SECOND,
     )
+    if age_seconds > _UPTIME_SECONDS:
+        began_ns = time.time_ns() - age_seconds * SECOND
+        static = static._replace(boot_id="earlier", start_monotonic_ns=SECOND, start_wall_ns=began_ns)
     return Recorder(directory, static, ring_capacity=ring_capacity)
 
 
