@@ -272,6 +272,7 @@ def test_a_node_without_rank_0_publishes_its_ranks_only(tmp_path: Path, look: Lo
 @pytest.mark.parametrize(("steps_a_second", "needed"), [(2, 1801), (0.01, 21)])
 def test_a_first_look_reads_no_more_steps_than_its_windows_need(
     tmp_path: Path,
+    clocks: Clocks,
     collector: RecordingsCollector,
     monkeypatch: pytest.MonkeyPatch,
     alive: bool,
@@ -281,10 +282,11 @@ def test_a_first_look_reads_no_more_steps_than_its_windows_need(
     """15 minutes of them, and 20; some come with the last that are read at once."""
     static = this_process(run="a-run", node="here", rank=0, local_rank=0, world_size=1, info={})
     recorder = Recorder(tmp_path, static, ring_capacity=5000)
-    now_ns, step_ns = time.monotonic_ns(), int(1e9 / steps_a_second)
+    clocks.ahead_seconds = 30 * 24 * HOUR  # a machine may be up for less than this training takes
+    now_ns, step_ns = clocks.monotonic_ns(), int(1e9 / steps_a_second)
     for step in range(1, 6001):
         counts = (step, step, 100 * step, 100 * step, 100 * step)
-        time_ns = max(0, now_ns - (6000 - step) * step_ns)
+        time_ns = now_ns - (6000 - step) * step_ns
         recorder.append(
             recording.BODY.pack(step, time_ns, step_ns, *(0,) * len(recording.PHASES), *counts, *(1.0,) * 4)
         )
