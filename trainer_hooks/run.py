@@ -64,10 +64,10 @@ def main(arguments: list[str], program: str = "trainvitals run") -> int:
         signal.signal(number, signal.SIG_DFL)  # which Python ignores, and the command would inherit that
     try:
         os.execvpe(call.command[0], call.command, environment(call))
-    except FileNotFoundError:
-        print(f"{program}: there is no command {call.command[0]}", file=sys.stderr)
-        return 127
     except OSError as error:
+        if _is_missing(call.command[0], error):
+            print(f"{program}: there is no command {call.command[0]}", file=sys.stderr)
+            return 127
         print(f"{program}: {call.command[0]} cannot be executed: {error.strerror}", file=sys.stderr)
         return 126
 
@@ -114,6 +114,16 @@ def environment(call: Call) -> dict[str, str]:
         if value is not None:
             result[key] = value
     return result
+
+
+def _is_missing(command: str, error: OSError) -> bool:
+    """Whether a shell would say so: a script whose interpreter is not there is itself, and may not be run.
+
+    Of a bare name the system says that it is forbidden where one folder of PATH cannot be looked into.
+    """
+    if "/" in command:
+        return isinstance(error, FileNotFoundError) and not os.access(command, os.F_OK)
+    return not any(os.access(Path(folder) / command, os.F_OK) for folder in os.get_exec_path())
 
 
 def _address(text: str | None) -> str | None:

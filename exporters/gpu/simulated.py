@@ -33,6 +33,7 @@ FULLEST_MEMORY_RATIO = 0.97
 CYCLE_SECONDS = 240.0
 EVALUATION_SECONDS = 20.0
 CHECKPOINT_SECONDS = 8.0
+CHECKPOINT_LEVEL, EVALUATION_LEVEL, TRAINING_LEVEL = 0.04, 0.62, 0.95  # of the load
 
 POWER_LIMIT_WATTS = 700.0
 IDLE_WATTS = 75.0
@@ -149,9 +150,11 @@ class SimulatedGpus:
         *,
         clock: Callable[[], float] = time.time,
         step_seconds: float = _STEP_SECONDS,
+        level: Callable[[float], float] | None = None,
     ) -> None:
-        """It goes on in steps of at most so many seconds."""
+        """Goes on in steps of at most `step_seconds`. `level` is the load at a time, else that of a cycle."""
         self._step_seconds = step_seconds
+        self._level = level or _level
         self.collectors: Sequence[Collector] = (self,)
         self._ranks = ranks
         self._clock = clock
@@ -172,7 +175,7 @@ class SimulatedGpus:
             seconds = min(self._step_seconds, now - self._now)
             self._now += max(0.0, seconds)
             for gpu in self._gpus:
-                gpu.advance(self._now, self._now - self._began, max(0.0, seconds))
+                gpu.advance(self._now, self._now - self._began, max(0.0, seconds), self._level(self._now))
             if self._now >= now or seconds <= 0:
                 break
         reported = [gpu for gpu in self._gpus if gpu.reported]
@@ -211,7 +214,7 @@ class _Gpu:
         self._xid_at = -math.inf
         self._totals: dict[tuple[Metric, str], float] = {}
 
-    def advance(self, now: float, age_seconds: float, seconds: float) -> None:
+    def advance(self, now: float, age_seconds: float, seconds: float, level: float) -> None:
         """Go on by so many seconds to the time `now`; `age_seconds` is that of the demonstration."""
         faulty = age_seconds >= FAULT_AFTER_SECONDS
         self._fault = fault = self._scenario if faulty else Scenario.healthy
@@ -222,7 +225,7 @@ class _Gpu:
         self.reported = fault is not Scenario.gone
         if not (self.up and self.reported):
             return
-        self._load = load = _STEADY_LOADS.get(fault, _load(self.index, now))
+        self._load = load = _STEADY_LOADS.get(fault, level + _ripple(self.index, now))
         reasons = []
         self._clock_ratio = 1.0
         if self._watts > 0.97 * POWER_LIMIT_WATTS:
@@ -375,14 +378,14 @@ _UNSOUND: dict[Scenario, dict[tuple[Metric, str], float]] = {
 }
 
 
-def _load(index: int, seconds: float) -> float:
-    """Between 0 and 1; the GPUs of one training rise and fall together, each with a ripple of its own."""
+def _level(seconds: float) -> float:
+    """The load of a training that saves and evaluates now and then, between 0 and 1."""
     into_cycle = seconds % CYCLE_SECONDS
     if into_cycle < CHECKPOINT_SECONDS:
-        level = 0.04
-    elif into_cycle < CHECKPOINT_SECONDS + EVALUATION_SECONDS:
-        level = 0.62
-    else:
-        level = 0.95
-    ripple = math.sin(seconds / 7 + index) + math.sin(seconds / 2.3 + 2.4 * index)
-    return level + 0.02 * ripple
+        return CHECKPOINT_LEVEL
+    return EVALUATION_LEVEL if into_cycle < CHECKPOINT_SECONDS + EVALUATION_SECONDS else TRAINING_LEVEL
+
+
+def _ripple(index: int, seconds: float) -> float:
+    """What each GPU has of its own: those of one training rise and fall together."""
+    return 0.02 * (math.sin(seconds / 7 + index) + math.sin(seconds / 2.3 + 2.4 * index))

@@ -465,14 +465,25 @@ def test_the_environment_may_ask_for_the_service(monkeypatch: pytest.MonkeyPatch
 
 def test_a_command_that_cannot_be_is_named_with_the_shells_codes(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no program")
+    (tmp_path / "script").write_text("#!/no/such/interpreter")
+    (tmp_path / "script").chmod(0o755)
 
     missing = done([*RUN, "no-such-command"], tmp_path)
     forbidden = done([*RUN, "./text"], tmp_path)
+    uninterpreted = done([*RUN, "./script"], tmp_path)
 
     name = b"python -m trainer_hooks run: "
     assert (missing.returncode, missing.stderr) == (127, name + b"there is no command no-such-command\n")
     assert forbidden.returncode == 126
     assert forbidden.stderr == name + b"./text cannot be executed: Permission denied\n"
+    assert uninterpreted.returncode == 126
+    assert uninterpreted.stderr == name + b"./script cannot be executed: No such file or directory\n"
+
+
+def test_a_folder_of_the_path_that_is_closed_forbids_no_other_command() -> None:
+    """To root none is closed: what the system says to others is put in its place."""
+    assert run._is_missing("no-such-command", PermissionError())
+    assert not run._is_missing("cat", PermissionError())
 
 
 def test_both_ways_to_call_it_are_one(tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Sample
 from exporters.gpu.node import Ranks
-from exporters.gpu.simulated import SimulatedGpus, parse_simulation
+from exporters.gpu.simulated import EVALUATION_LEVEL, TRAINING_LEVEL, SimulatedGpus, parse_simulation
 from exporters.runs import RankProcess
 
 GIB = 1024**3
-IDLE, HUNG, HEALTHY = "idle", "hung", "healthy"
+IDLE, HUNG, HEALTHY, EVALUATING = "idle", "hung", "healthy", "evaluating"
 # What a GPU has stays, whoever works on it or not.
 _LASTING = ("xid79", "lost", "gone", "ecc", "row-remap", "pcie", "nvlink", "recovery", "withheld")
 # Other GPUs of a node have another load at the same moment.
 _APART_SECONDS = 1.7
-# Short enough for the shortest that happens to a GPU at work, the eight seconds of a checkpoint.
+# Short enough for the quicker ripple of a load, which comes back after 14 s.
 _STEP_SECONDS = 5.0
 _MEMORY_OF_NOBODY_BYTES = 0.6 * GIB
 # Names that only events bring stay until the next boot.
@@ -40,7 +40,7 @@ class Fault:
 
 
 class ScenarioGpus:
-    """The collector of one node's GPUs; `work` says what each GPU does: idle, hung or healthy."""
+    """The collector of one node's GPUs; `work` says what each GPU does: idle, hung, healthy or evaluating."""
 
     name = "gpu"
     interval_seconds = 2.0
@@ -109,6 +109,7 @@ class _Gpu:
         self._faults = faults
         self._simulated: dict[str, SimulatedGpus] = {}
         self._doing = ""
+        self._level = TRAINING_LEVEL
         self._labels: dict[_Key, dict[str, str]] = {}
         self._seen: dict[_Key, float] = {}  # of what it does now
         self._totals: dict[_Key, float] = {}
@@ -116,6 +117,8 @@ class _Gpu:
 
     def samples(self, now: float, work: str) -> list[Sample]:
         fault = next((each.simulation for each in reversed(self._faults) if now >= each.at), HEALTHY)
+        self._level = EVALUATION_LEVEL if work == EVALUATING else TRAINING_LEVEL
+        work = HEALTHY if work == EVALUATING else work
         doing = fault if work == HEALTHY or fault.rpartition(":")[2].startswith(_LASTING) else work
         if doing != self._doing:
             self._doing, self._seen = doing, {}
@@ -136,7 +139,11 @@ class _Gpu:
         clock, behind = self._clock, _APART_SECONDS * self._index
         simulation = parse_simulation(f"1:{text}" if ":" not in text else text)
         return SimulatedGpus(
-            simulation, self._own_ranks, clock=lambda: clock() - behind, step_seconds=_STEP_SECONDS
+            simulation,
+            self._own_ranks,
+            clock=lambda: clock() - behind,
+            step_seconds=_STEP_SECONDS,
+            level=lambda seconds: self._level,
         )
 
     def _own_ranks(self) -> Sequence[RankProcess]:

@@ -14,10 +14,9 @@ from exporters.history.database import Database
 from exporters.history.writer import HistoryCollector
 from exporters.recordings import RecordingsCollector, living_ranks
 from trainvitals.scenarios.clock import Clock
-from trainvitals.scenarios.gpus import HEALTHY, HUNG, IDLE, Fault, ScenarioGpus
+from trainvitals.scenarios.gpus import EVALUATING, HEALTHY, HUNG, IDLE, Fault, ScenarioGpus
 from trainvitals.scenarios.training import GIB, Attempt, Place
 
-_HISTORY_EVERY_SECONDS = 60.0
 _VOLUME_BYTES, _VOLUME_FREE_BYTES = 64 * GIB, 41 * GIB
 _OF_THIS_MACHINE = (catalog.RECORDINGS_VOLUME_SIZE_BYTES, catalog.RECORDINGS_VOLUME_FREE_BYTES)
 
@@ -49,22 +48,18 @@ class Node:
         directories = [self._recordings_directory]
         self._database = Database(directory / name / "trainvitals.db")
         self._recordings = RecordingsCollector(directories, monotonic_ns=clock.monotonic_ns, wall=clock.wall)
-        self._recordings_runner = self._runner(self._recordings)
-        self._history_runner = self._runner(
-            HistoryCollector(directories, self._database, monotonic=clock.monotonic, wall=clock.wall)
+        recordings = self._runner(self._recordings)
+        history = HistoryCollector(directories, self._database, monotonic=clock.monotonic, wall=clock.wall)
+        gpus_collector = ScenarioGpus(
+            name,
+            gpus,
+            self._work,
+            lambda: living_ranks(self._recordings, recordings),
+            clock.wall,
+            faults or {},
+            mig,
         )
-        self._gpu_runner = self._runner(
-            ScenarioGpus(
-                name,
-                gpus,
-                self._work,
-                lambda: living_ranks(self._recordings, self._recordings_runner),
-                clock.wall,
-                faults or {},
-                mig,
-            )
-        )
-        self._history_at = -math.inf
+        self._runners = [recordings, self._runner(history), self._runner(gpus_collector)]
 
     def place(self, gpu: int) -> Place:
         return Place(self.name, gpu, self._recordings_directory)
@@ -75,15 +70,12 @@ class Node:
 
     def publishes(self) -> list[Sample]:
         """What the service has on its page now."""
-        self._recordings_runner.run_once()
-        if self._clock.now - self._history_at >= _HISTORY_EVERY_SECONDS:
-            self._history_at = self._clock.now
-            self._history_runner.run_once()
-        self._gpu_runner.run_once()
+        for runner in self._runners:
+            runner.run_once()
         return published(self._samples())
 
     def close(self) -> None:
-        for runner in (self._recordings_runner, self._history_runner, self._gpu_runner):
+        for runner in self._runners:
             runner.collector.close()
         self._database.close()
 
@@ -91,7 +83,7 @@ class Node:
         return Runner(collector, monotonic=self._clock.monotonic, wall=self._clock.wall)
 
     def _samples(self) -> Iterator[Sample]:
-        for runner in (self._recordings_runner, self._history_runner, self._gpu_runner):
+        for runner in self._runners:
             yield from (each for each in runner.samples() if each.metric not in _OF_THIS_MACHINE)
         # What is of the machine on which the scenario is made is no part of it.
         yield Sample(catalog.RECORDINGS_VOLUME_SIZE_BYTES, {}, _VOLUME_BYTES)
@@ -108,6 +100,6 @@ class Node:
             if any(place.gpu == gpu and place.node == self.name for place in attempt.places):
                 if attempt.state == "stalled":
                     return HUNG
-                works = attempt.state == "running" and attempt.phase in ("step", "evaluation")
-                return HEALTHY if works else IDLE
+                phase = attempt.phase if attempt.state == "running" else ""
+                return {"step": HEALTHY, "evaluation": EVALUATING}.get(phase, IDLE)
         return IDLE
