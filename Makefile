@@ -12,8 +12,8 @@ demo: .venv/.complete
 test: .venv/.complete
 	$(PYTEST) $(ARGS)
 
-# Then the long ones, and what concerns transformers once more with its newest version 4.
-test-full: test .venv-transformers4/.complete
+# The long ones, and what concerns transformers once more with its newest version 4.
+test-full: .venv/.complete .venv-transformers4/.complete
 	$(PYTEST) -m long --timeout=1200 $(ARGS)
 	$(subst $(BIN),.venv-transformers4/bin,$(PYTEST)) -m "long or not long" -k "transformers or trl" \
 		tests/conformance tests/trainer_hooks/test_transformers.py \

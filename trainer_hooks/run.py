@@ -65,11 +65,12 @@ def main(arguments: list[str], program: str = "trainvitals run") -> int:
     try:
         os.execvpe(call.command[0], call.command, environment(call))
     except OSError as error:
-        if _is_missing(call.command[0], error):
-            print(f"{program}: there is no command {call.command[0]}", file=sys.stderr)
+        command = call.command[0]
+        if not _exists(command, error):
+            print(f"{program}: there is no command {command}", file=sys.stderr)
             return 127
-        print(f"{program}: {call.command[0]} cannot be executed: {error.strerror}", file=sys.stderr)
-        return 126
+        print(f"{program}: {command} cannot be executed: {error.strerror}", file=sys.stderr)
+        return 127 if isinstance(error, FileNotFoundError) else 126  # the interpreter of a script
 
 
 def parse(arguments: list[str]) -> Call:
@@ -116,14 +117,14 @@ def environment(call: Call) -> dict[str, str]:
     return result
 
 
-def _is_missing(command: str, error: OSError) -> bool:
-    """Whether a shell would say so: a script whose interpreter is not there is itself, and may not be run.
+def _exists(command: str, error: OSError) -> bool:
+    """Whether there is such a file, at its place or on the PATH.
 
-    Of a bare name the system says that it is forbidden where one folder of PATH cannot be looked into.
+    The error alone does not say: it is one of permission, too, where one folder of the PATH is closed.
     """
     if "/" in command:
-        return isinstance(error, FileNotFoundError) and not os.access(command, os.F_OK)
-    return not any(os.access(Path(folder) / command, os.F_OK) for folder in os.get_exec_path())
+        return not isinstance(error, FileNotFoundError) or os.access(command, os.F_OK)
+    return any(os.access(Path(folder) / command, os.F_OK) for folder in os.get_exec_path())
 
 
 def _address(text: str | None) -> str | None:

@@ -132,7 +132,7 @@ class Tee:
         if not numbers:
             return
         try:
-            monitor = monitor or self._opened()
+            monitor = monitor or self._opened() or current()  # which another thread may have opened since
             if monitor is not None:
                 self._tell(monitor, numbers, step)
             elif self._opens:
@@ -163,9 +163,9 @@ class Tee:
             return opened
         finally:
             if with_lock:
-                self._opens = False
-                if self._own is None:
+                if self._opens and self._own is None:
                     self._handed.clear()
+                self._opens = False
                 self._lock.release()
 
     def _tell(self, monitor: Monitor, numbers: Logged, step: Any) -> None:
@@ -179,6 +179,8 @@ class Tee:
             if self._handed:  # logged before these
                 monitor.guard(self._take_over, monitor)
             monitor.guard(self._tell_all, monitor, numbers, step)
+            if self._handed:  # logged meanwhile
+                monitor.guard(self._take_over, monitor)
         finally:
             self._lock.release()
 

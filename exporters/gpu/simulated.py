@@ -152,7 +152,10 @@ class SimulatedGpus:
         step_seconds: float = _STEP_SECONDS,
         level: Callable[[float], float] | None = None,
     ) -> None:
-        """Goes on in steps of at most `step_seconds`. `level` is the load at a time, else that of a cycle."""
+        """Goes on in steps of at most `step_seconds`; `level` is how busy a GPU that trains is at a time.
+
+        By default it saves and evaluates now and then.
+        """
         self._step_seconds = step_seconds
         self._level = level or _level
         self.collectors: Sequence[Collector] = (self,)
@@ -215,7 +218,10 @@ class _Gpu:
         self._totals: dict[tuple[Metric, str], float] = {}
 
     def advance(self, now: float, age_seconds: float, seconds: float, level: float) -> None:
-        """Go on by so many seconds to the time `now`; `age_seconds` is that of the demonstration."""
+        """Go on by so many seconds to the time `now`; `age_seconds` is that of the demonstration.
+
+        `level` is how busy it is, where its fault does not say.
+        """
         faulty = age_seconds >= FAULT_AFTER_SECONDS
         self._fault = fault = self._scenario if faulty else Scenario.healthy
         if fault in _XIDS and self.up and now - self._xid_at >= CRASH_EVERY_SECONDS:
@@ -379,7 +385,7 @@ _UNSOUND: dict[Scenario, dict[tuple[Metric, str], float]] = {
 
 
 def _level(seconds: float) -> float:
-    """The load of a training that saves and evaluates now and then, between 0 and 1."""
+    """How busy the GPUs of a training are that saves and evaluates now and then, between 0 and 1."""
     into_cycle = seconds % CYCLE_SECONDS
     if into_cycle < CHECKPOINT_SECONDS:
         return CHECKPOINT_LEVEL
@@ -387,5 +393,5 @@ def _level(seconds: float) -> float:
 
 
 def _ripple(index: int, seconds: float) -> float:
-    """What each GPU has of its own: those of one training rise and fall together."""
+    """What each GPU has of its own."""
     return 0.02 * (math.sin(seconds / 7 + index) + math.sin(seconds / 2.3 + 2.4 * index))

@@ -99,9 +99,15 @@ export class RunView {
   }
 
   async load() {
+    clearTimeout(this.timer);
+    let isKnown = false;
     try {
       this.data.run = await this.of("");
+      isKnown = true;
+      this.isAwaited = false;
+      const hadFocus = this.root.contains(document.activeElement);
       this.build();
+      if (hadFocus) this.root.focus({ preventScroll: true });
       this.showRun();
       const rest = Promise.all([this.loadSlow(), this.loadOther()]);
       rest.catch(() => null); // told below
@@ -113,16 +119,22 @@ export class RunView {
       this.offerRuns();
     } catch (/** @type {any} */ error) {
       if (this.gone.signal.aborted) return;
-      if (error.status === 404) this.awaitRun(error.detail?.known_runs ?? []);
+      const isUnknown = error.status === 404 && !isKnown;
+      if (isUnknown && !this.isAwaited) {
+        this.root.replaceChildren(notFound(this.name, error.detail?.known_runs ?? []));
+        this.isAwaited = true;
+      }
+      if (this.isAwaited && !error.isRefused) this.askAgainLater();
       else this.root.replaceChildren(this.frame.failure(error, () => this.load()));
-      this.isAwaited = error.status === 404;
     }
   }
 
   /** A link may be opened a moment before its run is known. */
-  awaitRun(known) {
-    if (!this.isAwaited) this.root.replaceChildren(notFound(this.name, known));
-    this.timer = setTimeout(() => this.load(), UNKNOWN_EVERY_SECONDS * 1000);
+  askAgainLater() {
+    this.timer = setTimeout(
+      () => (document.hidden ? this.askAgainLater() : this.load()),
+      UNKNOWN_EVERY_SECONDS * 1000,
+    );
   }
 
   async loadCurves() {
@@ -174,7 +186,12 @@ export class RunView {
     const { other, axis } = this.look;
     this.data.others = [];
     if (!other) return;
-    const { runs } = await this.ask("compare", { run: other, name: COMPARED, by: axis, max_points: POINTS });
+    const { runs } = await this.ask("compare", { run: other, name: COMPARED, by: axis, max_points: POINTS }).catch(
+      (error) => {
+        if (error.status !== 404) throw error;
+        return { runs: [] }; // it was deleted
+      },
+    );
     if (axis === "time") {
       // They are told from their start: laid over ours.
       const began = this.data.run.started_at;

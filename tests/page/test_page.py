@@ -92,10 +92,27 @@ def test_a_run_whose_page_is_open_before_it_begins_appears_by_itself(
 ) -> None:
     page = new_tab(service.url).open("#/runs/a-run")
     expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()
+    with page.expect_response(lambda answer: answer.status == 503):
+        page.route("**/api/v1/runs/a-run", lambda route: route.fulfill(status=503, json={"detail": "busy"}))
+    page.unroute("**/api/v1/runs/a-run")
+    expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()
 
     with Trainer(tmp_path / "recordings") as trainer:
         trainer.begin(TRAIN)
         headed(page, "a-run")
+        expect(page.locator("#live")).to_have_text("Live")
+        wait_for_steps(page)
+
+
+@pytest.mark.long
+def test_a_run_beside_one_that_was_deleted_is_shown_alone(
+    service: Service, new_tab: NewTab, tmp_path: Path
+) -> None:
+    with Trainer(tmp_path / "recordings") as trainer:
+        trainer.begin(TRAIN)
+        tab = new_tab(service.url)
+        expect(tab.open().get_by_role("link", name="a-run")).to_be_visible()
+        page = tab.open_run("a-run?with=deleted")
         expect(page.locator("#live")).to_have_text("Live")
         wait_for_steps(page)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -476,14 +477,25 @@ def test_a_command_that_cannot_be_is_named_with_the_shells_codes(tmp_path: Path)
     assert (missing.returncode, missing.stderr) == (127, name + b"there is no command no-such-command\n")
     assert forbidden.returncode == 126
     assert forbidden.stderr == name + b"./text cannot be executed: Permission denied\n"
-    assert uninterpreted.returncode == 126
+    assert uninterpreted.returncode == 127
     assert uninterpreted.stderr == name + b"./script cannot be executed: No such file or directory\n"
 
 
-def test_a_folder_of_the_path_that_is_closed_forbids_no_other_command() -> None:
+def test_a_folder_of_the_path_that_is_closed_hides_that_there_is_no_such_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """To root none is closed: what the system says to others is put in its place."""
-    assert run._is_missing("no-such-command", PermissionError())
-    assert not run._is_missing("cat", PermissionError())
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "execvpe", refuse)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert [run.main([command]) for command in ("no-such-command", "cat")] == [127, 126]
+    assert capsys.readouterr().err == (
+        "trainvitals run: there is no command no-such-command\n"
+        "trainvitals run: cat cannot be executed: Permission denied\n"
+    )
 
 
 def test_both_ways_to_call_it_are_one(tmp_path: Path) -> None:

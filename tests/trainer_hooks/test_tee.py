@@ -263,6 +263,40 @@ def test_a_number_that_had_to_wait_does_not_cover_a_newer_one(recordings: Path, 
     assert scalars(closed(recordings)) == {"success_rate": 0.75}
 
 
+def test_what_another_thread_logs_while_a_number_is_told_is_kept(
+    recordings: Path, writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer.add_scalar("success_rate", 0.25, 1)
+    monitor = current()
+    assert monitor is not None
+    log, others = monitor.log, iter([lambda: writer.add_scalar("meanwhile", 0.125, 2)])
+
+    def slowly_logged(**numbers: Any) -> None:
+        for other in others:
+            elsewhere(other)
+        log(**numbers)
+
+    monkeypatch.setattr(monitor, "log", slowly_logged)
+    writer.add_scalar("success_rate", 0.5, 2)
+    assert scalars(closed(recordings)) == {"success_rate": 0.5, "meanwhile": 0.125}
+
+
+def test_a_thread_that_looked_before_another_opened_the_recording_tells_it_too(
+    recordings: Path, writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = iter([lambda: writer.add_scalar("first", 0.5, 1)])
+
+    def looked_too_early() -> Monitor | None:
+        for other in others:
+            elsewhere(other)
+            return None
+        return current()
+
+    monkeypatch.setattr(tee, "current", looked_too_early)
+    writer.add_scalar("second", 0.25, 1)
+    assert scalars(closed(recordings)) == {"first": 0.5, "second": 0.25}
+
+
 def test_another_thread_hands_its_numbers_to_the_one_that_trains(recordings: Path, writer: Any) -> None:
     monitor = Monitor(name="measured")
     thread = threading.Thread(target=writer.add_scalar, args=("success_rate", 0.5, 1))

@@ -48,18 +48,18 @@ class Node:
         directories = [self._recordings_directory]
         self._database = Database(directory / name / "trainvitals.db")
         self._recordings = RecordingsCollector(directories, monotonic_ns=clock.monotonic_ns, wall=clock.wall)
-        recordings = self._runner(self._recordings)
+        recordings_runner = self._runner(self._recordings)
         history = HistoryCollector(directories, self._database, monotonic=clock.monotonic, wall=clock.wall)
         gpus_collector = ScenarioGpus(
             name,
             gpus,
             self._work,
-            lambda: living_ranks(self._recordings, recordings),
+            lambda: living_ranks(self._recordings, recordings_runner),
             clock.wall,
             faults or {},
             mig,
         )
-        self._runners = [recordings, self._runner(history), self._runner(gpus_collector)]
+        self._runners = [recordings_runner, self._runner(history), self._runner(gpus_collector)]
 
     def place(self, gpu: int) -> Place:
         return Place(self.name, gpu, self._recordings_directory)

@@ -41,8 +41,8 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rendered]:
     server.create_blocks(recorded_series.openmetrics(recorded_training.series(), end))
     output = tmp_path_factory.mktemp("pictures")
     # In a thread of its own: in one where other tests' browser is open, Playwright starts no second one.
-    with server, ThreadPoolExecutor(1) as thread:
-        drawn = thread.submit(render, [DASHBOARD], server.url, end - 7000, end, output, widths=[WIDTH])
+    with server, ThreadPoolExecutor(1) as threads:
+        drawn = threads.submit(render, [DASHBOARD], server.url, end - 7000, end, output, widths=[WIDTH])
         yield Rendered(*drawn.result())
 
 

@@ -23,7 +23,7 @@ from trainer_hooks.recording import (
 )
 
 SECOND = 10**9
-_UPTIME_SECONDS = 100  # of the youngest machine
+_UPTIME_SECONDS = 100  # a machine is taken to be up so long
 
 
 def recorder(

@@ -9,9 +9,9 @@ import pytest
 from exporters import catalog
 from exporters.catalog import Metric
 from exporters.collector import Sample
-from exporters.gpu.simulated import SimulatedGpus, parse_simulation
+from exporters.gpu.simulated import TRAINING_LEVEL, SimulatedGpus, parse_simulation
 from trainvitals.scenarios.clock import Clock
-from trainvitals.scenarios.gpus import HEALTHY, HUNG, IDLE, Fault, ScenarioGpus
+from trainvitals.scenarios.gpus import EVALUATING, HEALTHY, HUNG, IDLE, Fault, ScenarioGpus
 
 START = 1_800_000_000.0
 
@@ -44,10 +44,10 @@ def value(samples: Sequence[Sample], metric: Metric, gpu: str, **labels: str) ->
     return found
 
 
-def test_a_gpu_is_idle_at_work_or_hangs_as_its_rank_does() -> None:
+def test_a_gpu_is_idle_at_work_evaluates_or_hangs_as_its_rank_does() -> None:
     gpus = Watched()
     shown = []
-    for seconds, work in ((30, IDLE), (60, HEALTHY), (90, HUNG)):
+    for seconds, work in ((30, IDLE), (60, HEALTHY), (90, HUNG), (120, EVALUATING)):
         samples = gpus.until(seconds, work)
         shown.append(
             (
@@ -55,12 +55,11 @@ def test_a_gpu_is_idle_at_work_or_hangs_as_its_rank_does() -> None:
                 value(samples, catalog.NVIDIA_GPU_POWER_WATTS, "0"),
             )
         )
-    idle, busy, hung = shown
+    idle, busy, hung, evaluating = shown
 
-    assert idle[0] == 0
-    assert busy[0] > 50
+    assert idle[0] == 0 < evaluating[0] < 80 < busy[0]
     assert hung[0] == 100
-    assert idle[1] < hung[1] < busy[1]
+    assert idle[1] < hung[1] < evaluating[1] < busy[1]
 
 
 def test_counters_go_on_when_it_does_something_else() -> None:
@@ -112,7 +111,9 @@ def test_no_two_gpus_of_a_fleet_have_one_uuid() -> None:
 def test_its_counters_grow_as_those_of_a_gpu_that_is_simulated_second_by_second() -> None:
     clock = Clock(START)
     scenario = ScenarioGpus("node", 1, lambda gpu: HEALTHY, tuple, lambda: clock.now, {})
-    closely = SimulatedGpus(parse_simulation("1"), clock=lambda: clock.now)
+    closely = SimulatedGpus(
+        parse_simulation("1"), clock=lambda: clock.now, level=lambda seconds: TRAINING_LEVEL
+    )
     grown = {}
     for gpus in (scenario, closely):
         seen = []
