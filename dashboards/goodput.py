@@ -203,6 +203,7 @@ def held_down() -> TimeSeries:
         unit="short",
         decimals=1,
         minimum=0,
+        soft_maximum=1,
         axis_label="GPUs",
         no_value="none is",
         legend_values=("lastNotNull", "mean", "max"),

@@ -123,6 +123,7 @@ def memory_errors() -> TimeSeries:
         ),
         unit="none",
         minimum=0,
+        soft_maximum=1,
         filled=True,
         legend_values=("lastNotNull", "max"),
         targets=[

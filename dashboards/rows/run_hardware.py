@@ -63,6 +63,7 @@ def allocation_trouble() -> TimeSeries:
         unit="none",
         decimals=0,
         minimum=0,
+        soft_maximum=1,
         legend_values=("lastNotNull", "max"),
         targets=[
             Query(

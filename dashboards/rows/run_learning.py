@@ -186,6 +186,7 @@ def not_finite() -> TimeSeries:
         unit="none",
         decimals=0,
         minimum=0,
+        soft_maximum=1,
         legend_values=("lastNotNull", "max"),
         targets=[
             *(
