@@ -438,8 +438,8 @@ int nvmlEventSetWait_v2(void *set, event_data_t *data, unsigned timeout_ms) {
             return SUCCESS;
         RETURN_IF_ERROR(registered_error(&now, __func__));
         clock_gettime(CLOCK_MONOTONIC, &at);
-        long long left_ms =
-            timeout_ms - ((at.tv_sec - began.tv_sec) * 1000ll + (at.tv_nsec - began.tv_nsec) / 1000000);
+        long long passed_ns = (at.tv_sec - began.tv_sec) * 1000000000ll + (at.tv_nsec - began.tv_nsec);
+        long long left_ms = timeout_ms - passed_ns / 1000000;
         if (left_ms <= 0 || !nap_ms(left_ms < POLL_MS ? (int)left_ms : POLL_MS))
             return TIMEOUT;
         refresh_scenario();

@@ -228,12 +228,13 @@ def test_ranks_are_summed_and_their_losses_pooled(
 
     assert found["loss"].points.mean[-1] == 1.0
     assert found["loss"].labels == {"rank": "0"}
-    rates = found["tokens_per_second"].points.mean
+    rates = found["tokens_per_second"].points.mean[1:-1]
     assert len(rates) > 90
     assert rates == pytest.approx([200] * len(rates), rel=0.01)
-    assert found["perplexity"].points.mean == pytest.approx(
-        [math.exp(2)] * len(found["perplexity"].points.mean), rel=0.15
-    )
+    # The ranks began a moment apart: in the first and the last bucket there may be one of them only.
+    pooled = found["perplexity"].points.mean[1:-1]
+    assert len(pooled) > 90
+    assert pooled == pytest.approx([math.exp(2)] * len(pooled), rel=0.15)
     assert curve(database, "loss", rank=1).mean[-1] == 3.0
 
 
