@@ -24,11 +24,11 @@ WORDS = (
 
 @pytest.fixture(scope="session")
 def conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 400 conversations that a small model can learn something from."""
+    """A file of 4,000 conversations that a small model can learn something from."""
     chance = random.Random(1)
     path = tmp_path_factory.mktemp("data") / "conversations.jsonl"
     with path.open("w") as file:
-        for _ in range(400):
+        for _ in range(4000):
             turns = [
                 {"role": role, "content": f"i like the {chance.choice(WORDS)} and the {chance.choice(WORDS)}"}
                 for role in ("user", "assistant") * 3
