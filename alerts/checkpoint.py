@@ -57,9 +57,9 @@ def checkpoint(thresholds: Thresholds) -> Group:
         "checkpoint",
         (
             *_stale(thresholds),
-            *_failed(thresholds),
             _slow(thresholds),
             *_volume(thresholds),
+            *_failed(thresholds),
         ),
     )
 

@@ -115,32 +115,6 @@ def gpu_health(thresholds: Thresholds) -> Group:
                 f"max by (cluster, instance, gpu, uuid, xid) (last_over_time({xid_seen}))",
             ),
             RecordingRule(UP, f"max by {_DEVICE} ({catalog.NVIDIA_GPU_UP})"),
-            # What fires goes on while the GPU or links of it are lost: else GPULost or GPUNvlinkDown would
-            # page for the same fault once this is over. An older XID of a GPU that is lost for another reason
-            # does not come back by it.
-            AlertRule(
-                GPU_XID_HARDWARE,
-                f"{XID_HARDWARE_AGE} < {thresholds.xid_page_seconds}\n"
-                "  or\n"
-                "(\n"
-                f"  {XID_HARDWARE_AGE}\n"
-                "    and on (cluster, instance, uuid, xid)\n"
-                f'  ALERTS{{alertname="{GPU_XID_HARDWARE}", alertstate="firing"}}\n'
-                "    and on (cluster, instance, uuid)\n"
-                "  (\n"
-                f"    {UP} == 0\n"
-                "      or on (cluster, instance, uuid)\n"
-                f'    ALERTS{{alertname="{GPU_NVLINK_DOWN}"}}\n'
-                "  )\n"
-                ")",
-                at_once="The driver has reported the error: it is no measurement that could pass.",
-                severity="critical",
-                scope="hardware",
-                summary="GPU {{ $labels.gpu }} on {{ $labels.instance }} reported the hardware error "
-                "XID {{ $labels.xid }}.",
-                description="It was last seen {{ $value | humanizeDuration }} ago. XID errors of this class "
-                "mean that the GPU, its memory, its link or its driver is at fault, not the program on it.",
-            ),
             AlertRule(
                 GPU_LOST,
                 f"{UP} == 0",
@@ -156,7 +130,39 @@ def gpu_health(thresholds: Thresholds) -> Group:
             *_held_down(thresholds),
             *_links(thresholds),
             *_on_the_whole(thresholds),
+            _xids_of_the_gpu(thresholds),
         ),
+    )
+
+
+def _xids_of_the_gpu(thresholds: Thresholds) -> AlertRule:
+    """What fires goes on while the GPU or links of it are lost.
+
+    Else GPULost or GPUNvlinkDown would page for the same fault once this is over. An older XID of a GPU that
+    is lost for another reason does not come back by it.
+    """
+    return AlertRule(
+        GPU_XID_HARDWARE,
+        f"{XID_HARDWARE_AGE} < {thresholds.xid_page_seconds}\n"
+        "  or\n"
+        "(\n"
+        f"  {XID_HARDWARE_AGE}\n"
+        "    and on (cluster, instance, uuid, xid)\n"
+        f'  ALERTS{{alertname="{GPU_XID_HARDWARE}", alertstate="firing"}}\n'
+        "    and on (cluster, instance, uuid)\n"
+        "  (\n"
+        f"    {UP} == 0\n"
+        "      or on (cluster, instance, uuid)\n"
+        f'    ALERTS{{alertname="{GPU_NVLINK_DOWN}"}}\n'
+        "  )\n"
+        ")",
+        at_once="The driver has reported the error: it is no measurement that could pass.",
+        severity="critical",
+        scope="hardware",
+        summary="GPU {{ $labels.gpu }} on {{ $labels.instance }} reported the hardware error "
+        "XID {{ $labels.xid }}.",
+        description="It was last seen {{ $value | humanizeDuration }} ago. XID errors of this class "
+        "mean that the GPU, its memory, its link or its driver is at fault, not the program on it.",
     )
 
 

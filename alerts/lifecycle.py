@@ -100,6 +100,31 @@ def lifecycle(thresholds: Thresholds) -> Group:
                 f"{duration(thresholds.stall_seconds)}), and no end of it is known: it hangs, or its node is "
                 "gone.",
             ),
+            # Ranks that live and are scraped are fewer than the run says it has, and nothing moves: where the
+            # others go on, the missing ones are well too, on a node that is not scraped. Where rank 0's node
+            # is not scraped nobody says how many there are. Both are TrainingServiceDown's.
+            AlertRule(
+                TRAINING_RANK_MISSING,
+                # A node on which an earlier attempt has ended goes on saying how many ranks that had.
+                "max by (cluster, run) (\n"
+                f"  {catalog.TRAINING_WORLD_SIZE}\n"
+                "    unless on (cluster, instance, run)\n"
+                f"  {catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS}\n"
+                ")\n"
+                f"  - on (cluster, run)\n{RANKS} > 0\n"
+                "  and on (cluster, run)\n"
+                f"time() - {LAST_PROGRESS} > {thresholds.rank_missing_silence_seconds}\n"
+                "  and on (cluster, run)\n"
+                f"{UNFINISHED}",
+                for_seconds=thresholds.rank_missing_for_seconds,
+                keep_firing_for_seconds=4 * thresholds.evaluation_interval_seconds,
+                severity="critical",
+                scope="run",
+                summary="Ranks of run {{ $labels.run }} are missing.",
+                description="{{ $value | humanize }} of its ranks have not been seen alive for "
+                f"{duration(thresholds.rank_missing_for_seconds)}, and it makes no progress: the others wait "
+                "for them at the next collective.",
+            ),
             AlertRule(
                 TRAINING_RUN_KILLED,
                 f"time() - {KILLED} < {thresholds.killed_page_seconds}",
@@ -119,30 +144,6 @@ def lifecycle(thresholds: Thresholds) -> Group:
                 summary="Run {{ $labels.run }} ended with an exception.",
                 description="It failed {{ $value | humanizeDuration }} ago and has not been started again. "
                 "Its page names the exception and where it was raised.",
-            ),
-            # Ranks that live and are scraped are fewer than the run says it has, and nothing moves: where the
-            # others go on, the missing ones are well too, on a node that is not scraped. Where rank 0's node
-            # is not scraped nobody says how many there are. Both are TrainingServiceDown's.
-            AlertRule(
-                TRAINING_RANK_MISSING,
-                # A node on which an earlier attempt has ended goes on saying how many ranks that had.
-                "max by (cluster, run) (\n"
-                f"  {catalog.TRAINING_WORLD_SIZE}\n"
-                "    unless on (cluster, instance, run)\n"
-                f"  {catalog.TRAINING_RUN_END_TIMESTAMP_SECONDS}\n"
-                ")\n"
-                f"  - on (cluster, run)\n{RANKS} > 0\n"
-                "  and on (cluster, run)\n"
-                f"time() - {LAST_PROGRESS} > {thresholds.rank_missing_silence_seconds}\n"
-                "  and on (cluster, run)\n"
-                f"{UNFINISHED}",
-                for_seconds=thresholds.rank_missing_for_seconds,
-                severity="critical",
-                scope="run",
-                summary="Ranks of run {{ $labels.run }} are missing.",
-                description="{{ $value | humanize }} of its ranks have not been seen alive for "
-                f"{duration(thresholds.rank_missing_for_seconds)}, and it makes no progress: the others wait "
-                "for them at the next collective.",
             ),
             # Starts and not the number that a launcher gives its attempts, which begins anew on another node.
             AlertRule(

@@ -39,6 +39,9 @@ class AlertRule:
     `summary` holds no number, so that it reads the same while the value moves; `description` has the value
     in human units. The runbook is the file in runbooks/ that bears the alert's name. One that waits for no
     time says in `at_once` why the first look is enough.
+
+    Groups are evaluated up to an interval apart. One that holds back an alert of another group, where both
+    end together, keeps firing for two intervals longer than that.
     """
 
     name: str
@@ -86,7 +89,11 @@ class AlertRule:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rules that Prometheus evaluates in this order: the later ones see what the earlier ones record."""
+    """Rules that Prometheus evaluates in this order: the later ones see what the earlier ones record.
+
+    What comes of an alert goes to Alertmanager before the next rule is evaluated. So one that another holds
+    back stands before it: where a cause and its effect end together, the effect is never told alone.
+    """
 
     name: str
     rules: tuple[RecordingRule | AlertRule, ...]

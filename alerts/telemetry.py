@@ -73,6 +73,21 @@ def _service(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
     restarts = duration(thresholds.service_restarts_window_seconds)
     collector = "(cluster, instance, collector)"
     return (
+        # Of a service that answers now and then at least: one that never does pages as down.
+        AlertRule(
+            PROMETHEUS_SCRAPE_SLOW,
+            f'max by {_SERVICE} (scrape_duration_seconds{{job="{thresholds.job}"}}) '
+            f"> {thresholds.scrape_slow_seconds}\n"
+            f"  unless on {_SERVICE}\n"
+            f"max by {_SERVICE} (max_over_time({up}[{down_for}])) == 0",
+            for_seconds=thresholds.scrape_slow_for_seconds,
+            severity="warning",
+            scope="telemetry",
+            summary="Scraping the training service on {{ $labels.instance }} takes long.",
+            description="A scrape takes {{ $value | humanizeDuration }} (limit "
+            f"{duration(thresholds.scrape_slow_seconds)}). One that outlives Prometheus's timeout brings "
+            "nothing at all.",
+        ),
         # A node that leaves discovery takes its `up` with it and does not page here: nodes come and go,
         # and what it was training pages as a stalled run. A job without any target is a broken set-up.
         AlertRule(
@@ -153,21 +168,6 @@ def _service(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
             description="It has brought nothing for "
             f"{duration(thresholds.collector_failing_for_seconds)}: its series are gone, and alerts about "
             "them are silent. The service's log says why.",
-        ),
-        # Of a service that answers now and then at least: one that never does pages as down.
-        AlertRule(
-            PROMETHEUS_SCRAPE_SLOW,
-            f'max by {_SERVICE} (scrape_duration_seconds{{job="{thresholds.job}"}}) '
-            f"> {thresholds.scrape_slow_seconds}\n"
-            f"  unless on {_SERVICE}\n"
-            f"max by {_SERVICE} (max_over_time({up}[{down_for}])) == 0",
-            for_seconds=thresholds.scrape_slow_for_seconds,
-            severity="warning",
-            scope="telemetry",
-            summary="Scraping the training service on {{ $labels.instance }} takes long.",
-            description="A scrape takes {{ $value | humanizeDuration }} (limit "
-            f"{duration(thresholds.scrape_slow_seconds)}). One that outlives Prometheus's timeout brings "
-            "nothing at all.",
         ),
     )
 

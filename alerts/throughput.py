@@ -175,18 +175,6 @@ def throughput(thresholds: Thresholds) -> Group:
                 f"in the median of the last {usual} (limit {100 * thresholds.throughput_ratio:g}%), for "
                 f"{duration(thresholds.throughput_for_seconds)}; evaluations and checkpoints do not count.",
             ),
-            AlertRule(
-                TRAINING_DATA_LOADER_BOUND,
-                f"max by (cluster, run) (rate({data_waits})) > {thresholds.data_wait_ratio}\n"
-                f"{older_than_window}",
-                for_seconds=thresholds.data_wait_for_seconds,
-                severity="warning",
-                scope="run",
-                summary="Run {{ $labels.run }} waits for its data.",
-                description="The rank that waits longest spends {{ $value | humanizePercentage }} of its "
-                f"time waiting for batches (limit {100 * thresholds.data_wait_ratio:g}%), for "
-                f"{duration(thresholds.data_wait_for_seconds)}; the others wait for that rank.",
-            ),
             # The mean and not the maximum: a starved GPU still works now and then. Only GPUs that the run has
             # had for the whole window. A run in a pause for most of it leaves its GPUs alone on purpose: one
             # rank that writes a checkpoint is enough. One that hangs in a pause pages as stalled.
@@ -217,6 +205,18 @@ def throughput(thresholds: Thresholds) -> Group:
                 "nor in an evaluation or a checkpoint.",
             ),
             AlertRule(
+                TRAINING_DATA_LOADER_BOUND,
+                f"max by (cluster, run) (rate({data_waits})) > {thresholds.data_wait_ratio}\n"
+                f"{older_than_window}",
+                for_seconds=thresholds.data_wait_for_seconds,
+                severity="warning",
+                scope="run",
+                summary="Run {{ $labels.run }} waits for its data.",
+                description="The rank that waits longest spends {{ $value | humanizePercentage }} of its "
+                f"time waiting for batches (limit {100 * thresholds.data_wait_ratio:g}%), for "
+                f"{duration(thresholds.data_wait_for_seconds)}; the others wait for that rank.",
+            ),
+            AlertRule(
                 TRAINING_STRAGGLER_RANK,
                 f"{FORWARD}\n"
                 "  / on (cluster, run) group_left ()\n"
@@ -233,6 +233,20 @@ def throughput(thresholds: Thresholds) -> Group:
                 description="Its forward passes take {{ $value | humanizePercentage }} of the time that they "
                 f"take the median rank (limit {100 + 100 * thresholds.straggler_excess_ratio:g}%), for "
                 f"{duration(thresholds.straggler_for_seconds)}, and the others wait for it.",
+            ),
+            AlertRule(
+                TRAINING_DEADLINE_AT_RISK,
+                f"time() + max by (cluster, run) ({catalog.TRAINING_ETA_SECONDS})\n"
+                "  - on (cluster, run)\n"
+                f"max by (cluster, run) ({catalog.TRAINING_DEADLINE_TIMESTAMP_SECONDS}) > 0\n"
+                "  and on (cluster, run)\n"
+                f"time() - {UNFINISHED} > {thresholds.deadline_after_seconds}",
+                for_seconds=thresholds.deadline_for_seconds,
+                severity="warning",
+                scope="run",
+                summary="Run {{ $labels.run }} will not end within its time.",
+                description="At its pace it ends {{ $value | humanizeDuration }} after its deadline, and has "
+                f"said so for {duration(thresholds.deadline_for_seconds)}.",
             ),
             AlertRule(
                 TRAINING_STEP_OVERDUE,
@@ -284,6 +298,7 @@ def throughput(thresholds: Thresholds) -> Group:
                 f"  max by (cluster, uuid) ({catalog.NVIDIA_GPU_POWER_LIMIT_WATTS})\n"
                 f") < {thresholds.hung_power_ratio}",
                 for_seconds=thresholds.hung_for_seconds,
+                keep_firing_for_seconds=2 * thresholds.evaluation_interval_seconds,
                 severity="critical",
                 scope="run",
                 summary="Run {{ $labels.run }} hangs in a collective.",
@@ -291,20 +306,6 @@ def throughput(thresholds: Thresholds) -> Group:
                 f"{duration(thresholds.hung_seconds)}), while all its GPUs spin: at work for "
                 f"{100 * thresholds.hung_utilization_ratio:g}% of the time or more, at less than "
                 f"{100 * thresholds.hung_power_ratio:g}% of their power limit.",
-            ),
-            AlertRule(
-                TRAINING_DEADLINE_AT_RISK,
-                f"time() + max by (cluster, run) ({catalog.TRAINING_ETA_SECONDS})\n"
-                "  - on (cluster, run)\n"
-                f"max by (cluster, run) ({catalog.TRAINING_DEADLINE_TIMESTAMP_SECONDS}) > 0\n"
-                "  and on (cluster, run)\n"
-                f"time() - {UNFINISHED} > {thresholds.deadline_after_seconds}",
-                for_seconds=thresholds.deadline_for_seconds,
-                severity="warning",
-                scope="run",
-                summary="Run {{ $labels.run }} will not end within its time.",
-                description="At its pace it ends {{ $value | humanizeDuration }} after its deadline, and has "
-                f"said so for {duration(thresholds.deadline_for_seconds)}.",
             ),
         ),
     )

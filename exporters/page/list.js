@@ -29,6 +29,8 @@ export class ListView {
     /** @type {Map<string, Row>} */
     this.rows = new Map();
     this.cursor = null;
+    /** @type {any} the run behind which older ones are loaded */
+    this.last = null;
     this.gone = new AbortController();
     this.build();
     frame.title("Runs");
@@ -130,6 +132,7 @@ export class ListView {
         alive.length ? ask("runs", this.query({ state: alive, limit: 500 })) : { runs: [] },
       ]);
       this.cursor = newest.next_cursor;
+      this.last = newest.runs.at(-1);
       for (const run of [...newest.runs, ...living.runs]) this.put(run);
       this.show();
       this.stream ??= new Stream([], {
@@ -145,6 +148,7 @@ export class ListView {
     try {
       const older = await ask("runs", this.query({ cursor: this.cursor }));
       this.cursor = older.next_cursor;
+      this.last = older.runs.at(-1);
       for (const run of older.runs) this.put(run);
       this.show();
     } catch (/** @type {any} */ error) {
@@ -161,18 +165,22 @@ export class ListView {
   hear(message) {
     this.frame.hear(message);
     let isNews = false;
-    const oldest = this.cursor === null ? 0 : Math.min(...[...this.rows.values()].map((row) => row.run.started_at));
     for (const run of message.runs ?? []) {
       const before = this.rows.get(run.run)?.run;
       isNews ||= before?.state !== run.state;
       const fits =
         (!this.states.size || this.states.has(run.state)) && run.run.toLowerCase().includes(this.text.toLowerCase());
       if (!fits) this.drop(run.run);
-      else if (before || ALIVE.includes(run.state) || run.started_at >= oldest) this.put(run);
+      else if (before || ALIVE.includes(run.state) || !this.isOlder(run)) this.put(run);
     }
     for (const name of message.removed ?? []) this.drop(name);
     this.show();
     if (isNews && message.type === "update") this.frame.refreshAlarms();
+  }
+
+  /** Whether it comes with those that are loaded when they are asked for. */
+  isOlder(run) {
+    return this.cursor !== null && byStart(run, this.last) > 0;
   }
 
   put(run) {
@@ -190,7 +198,7 @@ export class ListView {
     const { body, place, table } = this;
     if (!body || !place || !table) return;
     const isAlive = (row) => Number(ALIVE.includes(row.run.state));
-    const rows = [...this.rows.values()].sort((a, b) => isAlive(b) - isAlive(a) || b.run.started_at - a.run.started_at);
+    const rows = [...this.rows.values()].sort((a, b) => isAlive(b) - isAlive(a) || byStart(a.run, b.run));
     const held = document.activeElement;
     rows.forEach((row, index) => {
       if (body.children[index] !== row.element) body.insertBefore(row.element, body.children[index] ?? null);
@@ -211,6 +219,11 @@ export class ListView {
     clearTimeout(this.typing);
     this.stream?.close();
   }
+}
+
+/** The order of the service: the newest start first, and of several at one time the last name. */
+function byStart(a, b) {
+  return b.started_at - a.started_at || Number(a.run < b.run) - Number(a.run > b.run);
 }
 
 function nothingFits() {

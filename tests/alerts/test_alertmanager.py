@@ -14,8 +14,10 @@ import yaml
 
 from alerts.alertmanager import INHIBITIONS, Routing, alertmanager_config, way
 from alerts.build import GENERATED, groups
+from alerts.lifecycle import TRAINING_RANK_MISSING, TRAINING_STALLED
 from alerts.rules import AlertRule
 from alerts.thresholds import Thresholds
+from alerts.throughput import TRAINING_COLLECTIVE_HUNG, TRAINING_STEP_OVERDUE
 from tests.alertmanager import AlertmanagerServer, WebhookReceiver
 
 SHIPPED = GENERATED / "alertmanager.yml"
@@ -217,6 +219,38 @@ def test_nothing_holds_itself_back_by_way_of_others() -> None:
             seen |= reached
             reached |= {target for each in reached for target in holds_back.get(each, ())}
         assert name not in reached
+
+
+def test_what_is_held_back_by_an_alert_of_its_group_ends_before_that_does() -> None:
+    """Alertmanager is told rule by rule: what ends after what holds it back could be told between the two."""
+    for group in groups(Thresholds()):
+        order = [rule.name for rule in group.rules]
+        wrong = [
+            (source, target)
+            for each in INHIBITIONS
+            for source in each.sources
+            for target in each.targets
+            if source in order and target in order and order.index(source) < order.index(target)
+        ]
+        assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (TRAINING_COLLECTIVE_HUNG, TRAINING_STALLED),
+        (TRAINING_RANK_MISSING, TRAINING_COLLECTIVE_HUNG),
+        (TRAINING_RANK_MISSING, TRAINING_STEP_OVERDUE),
+    ],
+)
+def test_what_ends_with_an_alert_of_another_group_that_holds_it_back_ends_before_that_does(
+    source: str, target: str
+) -> None:
+    """Both end with the next step; their groups are evaluated up to an interval apart."""
+    alerts = {alert.name: alert for alert in ALERTS}
+    assert any(source in each.sources and target in each.targets for each in INHIBITIONS)
+    longer = alerts[source].keep_firing_for_seconds - alerts[target].keep_firing_for_seconds
+    assert longer > Thresholds().evaluation_interval_seconds
 
 
 def test_a_checkpoint_that_fails_holds_back_what_follows_from_it_at_its_run_alone(

@@ -97,11 +97,23 @@ class Trainer:
 
 
 def small_recording(
-    directory: Path, run: str, *, rank: int = 0, world_size: int = 1, info: Mapping[str, str] | None = None
+    directory: Path,
+    run: str,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    info: Mapping[str, str] | None = None,
+    start_ns: int | None = None,
 ) -> Recorder:
     """A recording of this process with a ring of four steps: hundreds of them take no time."""
     static = this_process(
-        run=run, node="here", rank=rank, local_rank=rank, world_size=world_size, info=info or {}
+        run=run,
+        node="here",
+        rank=rank,
+        local_rank=rank,
+        world_size=world_size,
+        info=info or {},
+        start_ns=start_ns,
     )
     return Recorder(directory, static, ring_capacity=4)
 
