@@ -24,7 +24,6 @@ UID = links.COMPARE
 
 # As many as can be told apart.
 _MOST_RUNS = 6
-_JOULES_PER_KILOWATT_HOUR = 3_600_000
 # Room for the names of runs on a small screen, too.
 _NAMES = Override("byName", "Run", {"custom.minWidth": 160})
 _CHOOSE = f"Of more than {_MOST_RUNS} chosen runs the newest are shown."
@@ -209,7 +208,7 @@ def setup() -> Table:
 def outcome() -> Table:
     gpu_hours = over_range.hours(of_recorded(run_efficiency.GPUS))
     energy = over_range.kilowatt_hours(of_recorded(run_efficiency.POWER))
-    joules = f"{_JOULES_PER_KILOWATT_HOUR} * {energy}"
+    joules = f"{over_range.JOULES_A_KILOWATT_HOUR} * {energy}"
     return Table.of(
         title="What came of them",
         description=(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from alerts import fleet
 from dashboards.variables import of_recorded
 
+JOULES_A_KILOWATT_HOUR = 3_600_000
+
 
 def hours(recorded: str) -> str:
     """A selected number of things, such as GPUs, times the hours for which they were there.

@@ -19,7 +19,7 @@ from dashboards.grafana.panels import (
 )
 from dashboards.grafana.tables import Column, Table
 from dashboards.queries import over_range, per_run, top
-from dashboards.rows.fleet_gpus import CLUSTER, CLUSTER_WIDTH, MOST_POINTS
+from dashboards.rows.fleet_gpus import CLUSTER, CLUSTER_WIDTH
 from dashboards.variables import of_recorded
 
 _MOST_BANDS = 6
@@ -79,7 +79,7 @@ def power() -> TimeSeries:
         unit="watt",
         minimum=0,
         stacked=True,
-        most_points=MOST_POINTS,
+        most_points=top.MOST_POINTS,
         no_value="no GPUs",
         legend_values=("lastNotNull", "mean"),
         legend_placement="right",
@@ -139,7 +139,7 @@ def tokens_per_joule() -> TimeSeries:
         unit="none",
         axis_label="tokens / J",
         minimum=0,
-        most_points=MOST_POINTS,
+        most_points=top.MOST_POINTS,
         no_value="no GPU tells its energy",
         legend_values=(),
         targets=[

@@ -7,11 +7,10 @@ from dashboards import colors, links
 from dashboards.grafana.panels import Query, Stat, Threshold, TimeSeries, colored_names, falling
 from dashboards.grafana.tables import Column, Table, widths
 from dashboards.grafana.timelines import Heatmap
+from dashboards.queries import top
 from dashboards.variables import of_recorded
 
 _ZERO_IS_GOOD = Threshold(colors.GOOD, None)
-# Of a panel that sums many series: a day comes in steps of five minutes.
-MOST_POINTS = 400
 # A column of tables over all clusters; Grafana leaves it out where no cluster is told.
 CLUSTER = {"cluster": "Cluster"}
 [CLUSTER_WIDTH] = widths({"Cluster": 80})
@@ -91,7 +90,7 @@ def over_time() -> TimeSeries:
         minimum=0,
         axis_label="GPUs",
         stacked=True,
-        most_points=MOST_POINTS,
+        most_points=top.MOST_POINTS,
         legend_values=("lastNotNull", "mean", "max"),
         targets=[
             Query(expr=used, legend="training"),
@@ -114,7 +113,7 @@ def utilization() -> Heatmap:
         unit="percent",
         cell_unit="none",
         cell_decimals=0,
-        most_points=MOST_POINTS,
+        most_points=top.MOST_POINTS,
         targets=[
             Query(
                 expr=f"sum by (le) ({of_recorded(fleet.UTILIZATION_BUCKET)})",
@@ -190,7 +189,7 @@ def power() -> TimeSeries:
         unit="watt",
         minimum=0,
         stacked=True,
-        most_points=MOST_POINTS,
+        most_points=top.MOST_POINTS,
         legend_values=("lastNotNull", "mean", "max"),
         targets=[
             Query(expr=f"sum({of_recorded(fleet.POWER)}) - on () {idle}", legend="training"),

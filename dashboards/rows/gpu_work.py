@@ -9,8 +9,7 @@ from dashboards import links
 from dashboards.colors import BLUE, GREY, ORANGE, PINK, SKY
 from dashboards.grafana.panels import BarGauge, Query, Threshold, TimeSeries, colored, dashed, limit
 from dashboards.grafana.timelines import Heatmap
-from dashboards.queries import top
-from dashboards.rows.fleet_gpus import MOST_POINTS
+from dashboards.queries import over_range, top
 from dashboards.rows.gpu_lines import (
     DEVICE,
     GPU,
@@ -29,7 +28,6 @@ from exporters.catalog import Metric
 
 # Work in blues, memory in orange.
 _ACTIVITY_COLORS = {"A": GREY, "B": SKY, "C": BLUE, "D": ORANGE, "F": PINK}
-_JOULES_A_KWH = 3.6e6
 _NODE = "(cluster, instance)"
 
 
@@ -65,7 +63,7 @@ def heat_of_nodes() -> Heatmap:
         maximum=100,
         shown="shares",
         from_top=True,
-        most_points=MOST_POINTS,
+        most_points=top.MOST_POINTS,
         no_value="no GPUs",
         targets=[Query(expr=top.lowest(each, _NODE, top.MOST_ROWS), legend="{{instance}}")],
         data_links=[
@@ -212,7 +210,7 @@ def energy() -> BarGauge:
         thresholds=[Threshold(SKY, None)],
         targets=[
             Query(
-                expr=f"sort_desc(topk({top.MOST_LINES}, {added})) / {_JOULES_A_KWH:g}",
+                expr=f"sort_desc(topk({top.MOST_LINES}, {added})) / {over_range.JOULES_A_KILOWATT_HOUR}",
                 legend=GPU,
                 instant=True,
             )

@@ -12,10 +12,6 @@ from dashboards.variables import of_run
 from exporters import catalog
 
 _RANK = "(cluster, run, rank)"
-# Of ranks by the hundred; a small panel shows no more.
-_POINTS = 300
-# As many lines as a small panel has room to name.
-_MOST = 5
 
 
 def shelf(thresholds: Thresholds) -> Shelf:
@@ -36,7 +32,7 @@ def hook_share(thresholds: Thresholds) -> TimeSeries:
             "many values a step, its steps are very short, or the disk under the recordings is slow."
         ),
         unit="percentunit",
-        most_points=_POINTS,
+        most_points=top.FEW_POINTS,
         minimum=0,
         thresholds=limit(thresholds.hook_slow_ratio),
         threshold_line=True,
@@ -44,7 +40,7 @@ def hook_share(thresholds: Thresholds) -> TimeSeries:
         legend_highest="max",
         targets=[
             Query(
-                expr=top.highest(f"max by {_RANK} (rate({seconds}[$__rate_interval]))", _RANK, _MOST),
+                expr=top.highest(f"max by {_RANK} (rate({seconds}[$__rate_interval]))", _RANK, top.FEW_LINES),
                 legend="{{run}} rank {{rank}}",
             )
         ],
@@ -63,7 +59,7 @@ def hook_faults() -> TimeSeries:
             "takes: more names or events than it has room for. Both should be 0 nearly always."
         ),
         unit="none",
-        most_points=_POINTS,
+        most_points=top.FEW_POINTS,
         axis_label="a minute",
         minimum=0,
         soft_maximum=1,

@@ -20,10 +20,6 @@ _SERVICE = "(cluster, instance)"
 _COLLECTOR = "(cluster, instance, collector)"
 _SKIPPED = "(cluster, instance, reason)"
 _DETAIL = "(cluster, instance, detail)"
-# Of services by the hundred; a small panel shows no more.
-_POINTS = 300
-# As many lines as a small panel has room to name.
-_MOST = 5
 
 
 def shelves(thresholds: Thresholds) -> list[Shelf]:
@@ -116,7 +112,7 @@ def collectors() -> TimeSeries:
             "GPUs fail for good."
         ),
         unit="none",
-        most_points=_POINTS,
+        most_points=top.FEW_POINTS,
         decimals=0,
         minimum=0,
         soft_maximum=1,
@@ -139,7 +135,7 @@ def collector_age() -> TimeSeries:
             "service's log."
         ),
         unit="s",
-        most_points=_POINTS,
+        most_points=top.FEW_POINTS,
         minimum=0,
         legend_values=("lastNotNull", "max"),
         legend_highest="max",
@@ -162,14 +158,16 @@ def collector_duration() -> TimeSeries:
             "trainings leave no CPU: the figures are still right, only older."
         ),
         unit="s",
-        most_points=_POINTS,
+        most_points=top.FEW_POINTS,
         minimum=0,
         legend_values=("lastNotNull", "max"),
         legend_highest="max",
         targets=[
             Query(
                 expr=top.highest(
-                    f"max by {_COLLECTOR} ({of_node(catalog.COLLECTOR_DURATION_SECONDS)})", _COLLECTOR, _MOST
+                    f"max by {_COLLECTOR} ({of_node(catalog.COLLECTOR_DURATION_SECONDS)})",
+                    _COLLECTOR,
+                    top.FEW_LINES,
                 ),
                 legend="{{collector}} on {{instance}}",
             )
@@ -186,7 +184,7 @@ def published() -> TimeSeries:
             "point to a script that starts a new run again and again: give it one name with --run."
         ),
         unit="none",
-        most_points=_POINTS,
+        most_points=top.FEW_POINTS,
         decimals=0,
         minimum=0,
         stacked=True,
@@ -213,7 +211,7 @@ def recordings_volume() -> TimeSeries:
             "with TRAINVITALS_DIR."
         ),
         unit="percentunit",
-        most_points=_POINTS,
+        most_points=top.FEW_POINTS,
         minimum=0,
         maximum=1,
         legend_values=("lastNotNull", "min"),
@@ -221,7 +219,9 @@ def recordings_volume() -> TimeSeries:
         targets=[
             Query(
                 expr=top.lowest(
-                    f"max by {_SERVICE} ({free}) / on {_SERVICE} max by {_SERVICE} ({size})", _SERVICE, _MOST
+                    f"max by {_SERVICE} ({free}) / on {_SERVICE} max by {_SERVICE} ({size})",
+                    _SERVICE,
+                    top.FEW_LINES,
                 ),
                 legend="{{instance}}",
             )
@@ -242,7 +242,7 @@ def history_steps() -> TimeSeries:
             "history."
         ),
         unit="none",
-        most_points=_POINTS,
+        most_points=top.FEW_POINTS,
         axis_label="records / s",
         minimum=0,
         legend_values=("lastNotNull", "max"),
@@ -266,13 +266,13 @@ def history_size() -> TimeSeries:
             "for: shorten it, or give the volume more room."
         ),
         unit="bytes",
-        most_points=_POINTS,
+        most_points=top.FEW_POINTS,
         minimum=0,
         legend_values=("lastNotNull", "max"),
         legend_highest="max",
         targets=[
             Query(
-                expr=top.highest(f"max by {_SERVICE} ({size})", _SERVICE, _MOST),
+                expr=top.highest(f"max by {_SERVICE} ({size})", _SERVICE, top.FEW_LINES),
                 legend="{{instance}}",
             )
         ],
