@@ -139,7 +139,7 @@ def _xids_of_the_gpu(thresholds: Thresholds) -> AlertRule:
     """What fires goes on while the GPU or links of it are lost.
 
     Else GPULost or GPUNvlinkDown would page for the same fault once this is over. An older XID of a GPU that
-    is lost for another reason does not come back by it.
+    is lost for another reason does not come back by it. A scrape may be missed: all else ends with it.
     """
     return AlertRule(
         GPU_XID_HARDWARE,
@@ -151,9 +151,9 @@ def _xids_of_the_gpu(thresholds: Thresholds) -> AlertRule:
         f'  ALERTS{{alertname="{GPU_XID_HARDWARE}", alertstate="firing"}}\n'
         "    and on (cluster, instance, uuid)\n"
         "  (\n"
-        f"    {UP} == 0\n"
+        f"    last_over_time({UP}[1m]) == 0\n"
         "      or on (cluster, instance, uuid)\n"
-        f'    ALERTS{{alertname="{GPU_NVLINK_DOWN}"}}\n'
+        f'    last_over_time(ALERTS{{alertname="{GPU_NVLINK_DOWN}"}}[1m])\n'
         "  )\n"
         ")",
         at_once="The driver has reported the error: it is no measurement that could pass.",
