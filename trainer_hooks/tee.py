@@ -132,10 +132,12 @@ class Tee:
         if not numbers:
             return
         try:
-            monitor = monitor or self._opened() or current()  # which another thread may have opened since
+            monitor = monitor or self._opened()
+            opens = self._opens  # looked at first: no longer, once its recording is there to be seen
+            monitor = monitor or current()  # which another thread may have opened since
             if monitor is not None:
                 self._tell(monitor, numbers, step)
-            elif self._opens:
+            elif opens:
                 self._keep(numbers, step)
         except Exception as error:
             self._fault(monitor, error)

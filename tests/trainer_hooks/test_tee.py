@@ -254,6 +254,37 @@ def test_what_another_thread_logs_while_a_recording_is_opened_is_kept(
     assert scalars(closed(recordings)) == {"meanwhile": 0.25, "success_rate": 0.5}
 
 
+def test_what_another_thread_logs_at_the_end_of_the_opening_is_kept(
+    recordings: Path, writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, opened = threading.Event(), threading.Event()
+    other = threading.Thread(target=writer.add_scalar, args=("meanwhile", 0.25, 1))
+
+    def slow_to_look() -> Monitor | None:
+        found = current()
+        if threading.current_thread() is other and tee._tee is not None and tee._tee._opens:
+            looks.append(found)
+            if len(looks) == 2:
+                looked.set()
+                opened.wait(60)
+        return found
+
+    def slowly_opened(**options: Any) -> Monitor:
+        other.start()
+        looked.wait(60)
+        return Monitor(**options)
+
+    looks: list[Monitor | None] = []
+    monkeypatch.setattr(tee, "current", slow_to_look)
+    monkeypatch.setattr(tee, "Monitor", slowly_opened)
+    writer.add_scalar("success_rate", 0.5, 1)
+    opened.set()
+    other.join()
+    writer.add_scalar("success_rate", 0.75, 2)
+    assert looks == [None, None]
+    assert scalars(closed(recordings)) == {"meanwhile": 0.25, "success_rate": 0.75}
+
+
 def test_a_number_that_had_to_wait_does_not_cover_a_newer_one(recordings: Path, writer: Any) -> None:
     writer.add_scalar("success_rate", 0.25, 1)
     assert tee._tee is not None
