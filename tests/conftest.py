@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,3 +67,12 @@ def services() -> Iterator[list[Service]]:
     yield started
     for service in started:
         service.close()
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Where a service can listen again and again: nobody is given its port as a free one meanwhile."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{holder.getsockname()[1]}"

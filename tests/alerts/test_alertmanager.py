@@ -151,12 +151,15 @@ def held_back(alertmanager: AlertmanagerServer, *alerts: dict[str, str]) -> list
     for some in (alerts, [XID | gpu], [LOST | gpu]):
         send(alertmanager, *some)
     deadline = time.monotonic() + 30
+    is_certain = False
     while True:
         with urllib.request.urlopen(url) as answer:
             known = json.load(answer)
         inhibited = [each["labels"] for each in known if each["status"]["inhibitedBy"]]
-        if LOST | gpu in inhibited and all(any(each["labels"] == one for each in known) for one in alerts):
+        # It looks at one after the other: what it was told may have come to be known between two of them.
+        if is_certain and all(any(each["labels"] == one for each in known) for one in alerts):
             return [labels for labels in inhibited if labels in alerts]
+        is_certain = LOST | gpu in inhibited
         assert time.monotonic() < deadline, f"Alertmanager knows {known} only"
         time.sleep(0.1)
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import promql_parser
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alerts.thresholds import LEAST_CHANGES, Thresholds, duration
@@ -27,6 +27,7 @@ def test_a_duration_reads_as_prometheus_writes_it(seconds: float, rendered: str)
     assert duration(seconds) == rendered
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=1, max_value=10**9))
 def test_prometheus_reads_back_every_duration(milliseconds: int) -> None:
     assert promql_parser.parse_duration(

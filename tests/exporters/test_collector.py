@@ -192,10 +192,13 @@ def test_a_collector_that_hangs_loses_its_series_at_its_deadline_and_recovers(
     seconds = 9.0
     assert UP in runner.samples(), "within its deadline the last round still counts"
     seconds = 11.0
+    took_seconds = []
     for _ in range(3):
         before_scrape = time.perf_counter()
         assert UP not in runner.samples()
-        assert time.perf_counter() - before_scrape < 0.1
+        took_seconds.append(time.perf_counter() - before_scrape)
+    # The quickest of them, since another process may hold up any; one that waits waits always.
+    assert min(took_seconds) < 0.1
     assert own_series(runner)["trainvitals_collector_success"] == 0.0
     assert runner.error == "no answer within 10 s"
 
@@ -232,10 +235,9 @@ def test_stopping_leaves_a_thread_that_hangs_behind() -> None:
     runner.start()
     assert source.hangs.wait(20)
 
-    before = time.perf_counter()
     runner.stop(timeout_seconds=0.05)
 
-    assert time.perf_counter() - before < 5
+    assert runner._thread.is_alive()
     source.released.set()
 
 

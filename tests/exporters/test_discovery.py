@@ -16,7 +16,7 @@ from exporters.api import discovery as api
 from exporters.history.database import Database
 from exporters.registration import Registration
 from tests.exporters.kubeflow import Clock, served
-from tests.prometheus import PrometheusServer
+from tests.prometheus import PrometheusServer, Series
 from tests.trainer_hooks.processes import wait_until
 
 SD = "/api/v1/sd"
@@ -230,11 +230,22 @@ def test_a_real_prometheus_scrapes_those_that_registered_and_drops_who_expired(
             "      - {source_labels: [__meta_trainvitals_node], target_label: node}\n"
         )
         with PrometheusServer(tmp_path, config) as prometheus:
-            wait_until(lambda: len(prometheus.query("training_step_current")) == 2)
-            (of_one,) = prometheus.query(f'training_step_current{{instance="{stays}"}}')
+            found: dict[str, Series] = {}
+
+            def scraped() -> set[str]:
+                # A scrape that comes too late takes its series along until the next.
+                found.update(
+                    (one.labels["instance"], one) for one in prometheus.query("training_step_current")
+                )
+                return {*found}
+
+            wait_until(lambda: scraped() == {stays, goes})
+            of_one = found[stays]
             clock.now += 121
-            wait_until(lambda: len(prometheus.query("training_step_current")) == 1)
-            targets = prometheus.get("/api/v1/targets")["activeTargets"]
+            wait_until(lambda: targets_of(prometheus) == [stays])
+            found.clear()
+            wait_until(lambda: not prometheus.query(f'training_step_current{{instance="{goes}"}}'))
+            wait_until(lambda: scraped() == {stays})
 
     assert of_one.labels == {
         "__name__": "training_step_current",
@@ -244,4 +255,7 @@ def test_a_real_prometheus_scrapes_those_that_registered_and_drops_who_expired(
         "instance": stays,
         "job": "trainvitals",
     }
-    assert [target["labels"]["instance"] for target in targets] == [stays]
+
+
+def targets_of(prometheus: PrometheusServer) -> list[str]:
+    return [each["labels"]["instance"] for each in prometheus.get("/api/v1/targets")["activeTargets"]]

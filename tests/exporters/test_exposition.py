@@ -162,7 +162,9 @@ def test_a_histogram_is_cumulative_and_ends_at_infinity() -> None:
 
 
 def test_the_clock_of_the_service_is_on_the_page() -> None:
+    before = time.time()
     (clock,) = gather([])
 
     assert clock.metric is catalog.WALLCLOCK_SECONDS
-    assert clock.value == pytest.approx(time.time(), abs=5)
+    assert isinstance(clock.value, float)
+    assert before <= clock.value <= time.time()

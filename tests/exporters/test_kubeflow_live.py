@@ -57,8 +57,10 @@ def test_an_unmodified_transformers_script_is_a_run_to_its_end(
 ) -> None:
     service, url = live
     with huggingface(tmp_path, url, "my-run", 20) as training:
-        assert training.wait(120) == 0
-    wait_until(lambda: bool(service.curve("loss", "my-run")))
+        assert training.wait(240) == 0
+    # The look that tells of the end is not the one that keeps its curves, nor the first that keeps any.
+    wait_until(lambda: any(run.state == "finished" for run in service.reports.runs))
+    wait_until(lambda: [step for step, _ in service.curve("loss", "my-run")][-1:] == [20])
 
     run = service.run("my-run")
     assert (run.state, run.reason, run.step, run.steps_expected) == ("finished", "completed", 20, 20)
@@ -76,7 +78,7 @@ def test_an_unmodified_transformers_script_is_followed_and_its_death_is_a_silenc
     service, url = live
     with huggingface(tmp_path, url, "my-run", 100_000) as training:
         try:
-            wait_until(lambda: len(service.curve("loss", "my-run")) >= 3, 120)
+            wait_until(lambda: len(service.curve("loss", "my-run")) >= 3, 240)
             run = service.run("my-run")
         finally:
             training.kill()

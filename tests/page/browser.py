@@ -62,9 +62,9 @@ class Tab:
         return self.page
 
     def open_run(self, path: str) -> Page:
-        """A run, until its first chart is drawn."""
+        """A run, until the chart of its loss is drawn, which is the first."""
         page = self.open(f"#/runs/{path}")
-        page.locator(".plot.js-plotly-plot").first.wait_for()
+        page.locator("[data-chart=loss] .plot.js-plotly-plot").wait_for()
         return page
 
     def overflow(self) -> int:

@@ -101,9 +101,10 @@ def test_the_name_of_a_compared_run_is_text_in_the_charts(invented: str, new_tab
     tab = new_tab(invented)
     page = tab.open_run(f"tiny-gpt2?with={quote(LINK)}")
 
-    texts = page.locator("[data-chart=loss] .legendtext").all_text_contents()
+    texts = page.locator("[data-chart=loss] .legendtext")
+    expect(texts.filter(has_text=LINK)).to_be_visible()  # it is drawn without the other first
 
-    assert LINK in texts
+    assert LINK in texts.all_text_contents()
     assert page.locator("svg a").count() == 0
     assert tab.errors == []
 
@@ -185,6 +186,8 @@ def test_smoothing_says_what_it_is_and_leaves_the_raw_curve(invented: str, new_t
 @pytest.mark.long
 def test_a_chart_says_in_words_what_it_shows_and_gives_its_numbers(invented: str, new_tab: NewTab) -> None:
     page = new_tab(invented).open_run("gpt2-medium-chitchat")
+    validation = page.locator("[data-chart=loss] .legendtext").filter(has_text="validation")
+    expect(validation).to_be_visible()  # it is drawn without that first
 
     words = page.locator("[data-chart=loss] .plot").get_attribute("aria-label") or ""
     with page.expect_download() as download:

@@ -141,10 +141,10 @@ def test_what_the_mouse_rests_on_stays_readable_while_the_run_goes_on(
 
 @pytest.mark.long
 def test_it_comes_back_by_itself_when_the_service_does(
-    services: list[Service], new_tab: NewTab, tmp_path: Path
+    services: list[Service], new_tab: NewTab, tmp_path: Path, address: str
 ) -> None:
-    recordings = str(tmp_path / "recordings")
-    services.append(first := Service(tmp_path, "--dir", recordings).wait_until_ready())
+    options = ("--dir", str(tmp_path / "recordings"))
+    services.append(first := Service(tmp_path, *options, listen=address).wait_until_ready())
     with Trainer(tmp_path / "recordings") as trainer:
         trainer.begin(TRAIN)
         page = new_tab(first.url).open_run("a-run")
@@ -154,7 +154,7 @@ def test_it_comes_back_by_itself_when_the_service_does(
         expect(page.locator("#connection")).to_contain_text("Disconnected. Trying again")
         expect(page.locator("body")).to_have_class(re.compile("is-stale"))
         before = step_of(page)
-        services.append(Service(tmp_path, "--dir", recordings, listen=first.url.removeprefix("http://")))
+        services.append(Service(tmp_path, *options, listen=address))
         expect(page.locator("#live")).to_have_text("Live", timeout=30_000)
 
         expect(page.locator("#connection")).to_be_hidden()

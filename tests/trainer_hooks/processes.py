@@ -76,7 +76,7 @@ def ended(
         command(script, folder, *arguments, prefix=prefix),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         env=environment(**changes),
         check=False,
     )

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer_hooks.processes import ended
@@ -79,6 +79,7 @@ def test_rank_and_world_size_come_from_the_caller_then_torchrun_then_slurm(
     assert numbers() == (5, 2, 8)
 
 
+@settings(deadline=None)
 @given(name=st.text(max_size=80))
 def test_any_name_becomes_one_that_is_a_folder_and_a_label(name: str) -> None:
     clean = identity.sanitize(name)
@@ -88,6 +89,7 @@ def test_any_name_becomes_one_that_is_a_folder_and_a_label(name: str) -> None:
     assert NAME_PATTERN.fullmatch(identity.identify(name=name).run)
 
 
+@settings(deadline=None)
 @given(name=st.from_regex(NAME_PATTERN, fullmatch=True))
 def test_a_good_name_stays_as_it_is(name: str) -> None:
     assert identity.sanitize(name) == name

@@ -65,6 +65,8 @@ for how in (sharded, replicated):
     assert how(None) == said[how.__name__]
 (folder / f"{rank}.json").write_text(json.dumps(said))
 distributed.destroy_process_group()
+# The mesh keeps gloo's threads: one that lets go of a tensor while Python ends aborts it, hook or not.
+os._exit(0)
 """
 
 

@@ -219,8 +219,10 @@ network = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
 optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
 monitor = Monitor(directory=sys.argv[1])
 for step in range(10):
-    if step == 3 and torch.distributed.get_rank() == 1:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    if step == 3:
+        torch.distributed.barrier()  # both have made three steps
+        if torch.distributed.get_rank() == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
     with monitor.step():
         network(torch.ones(2, 2)).mean().backward()
         optimizer.step()

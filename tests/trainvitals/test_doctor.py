@@ -38,10 +38,8 @@ def line_about(report: str, subject: str) -> str:
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def free_port(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 @contextmanager
@@ -114,17 +112,18 @@ def test_recordings_need_linux(system: str, status: str) -> None:
     assert doctor.platform_finding(system, "3.12.1").status == status
 
 
-def test_a_port_in_use_by_a_program_that_speaks_no_http_fails(free_port: int) -> None:
+def test_a_port_in_use_by_a_program_that_speaks_no_http_fails() -> None:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", free_port))
+        listener.bind(("127.0.0.1", 0))
         listener.listen()
         threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+        port = listener.getsockname()[1]
 
-        finding = doctor.port_finding(Address("127.0.0.1", free_port))
+        finding = doctor.port_finding(Address("127.0.0.1", port))
 
     assert finding.status == "failed"
     assert finding.detail == "taken by a program that does not answer GET /health"
-    assert f"trainvitals serve --listen 127.0.0.1:{free_port + 1}" in finding.remedy
+    assert f"trainvitals serve --listen 127.0.0.1:{port + 1}" in finding.remedy
 
 
 def test_a_port_in_use_by_another_web_server_fails() -> None:

@@ -331,9 +331,12 @@ def test_a_driver_that_hangs_holds_up_neither_a_scrape_nor_the_end(
     assert waiting["waiting_for"][0] == "gpu"
     assert "recordings" not in waiting["waiting_for"]
 
-    began = time.monotonic()
-    service.client.get("/metrics")
-    scrape_seconds = time.monotonic() - began
+    def scraped() -> float:
+        began = time.monotonic()
+        service.client.get("/metrics")
+        return time.monotonic() - began
+
+    scrape_seconds = min(scraped() for _ in range(3))  # the machine may hold one up, the driver each
     began = time.monotonic()
     status = service.terminate()
     end_seconds = time.monotonic() - began

@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_tiny_reaches_a_tenth_of_the_initial_perplexity(tmp_path: Path) -> None:
     lines: list[str] = []
     started = time.monotonic()

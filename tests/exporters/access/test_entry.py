@@ -3,12 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporters.access.entry import NO_HASH, Event, make_entry, parse_entry
 
 
+@settings(deadline=None)
 @given(text=st.text())
 def test_whatever_is_told_is_one_line_and_reads_as_it_was(text: str) -> None:
     text += "\n\r\u2028\x1b"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporters.access.hosts import Host, Hosts, is_own_origin, parse_host
@@ -37,12 +37,14 @@ def test_a_host_is_a_name_and_a_port_and_nothing_else(text: str, host: Host | No
     assert parse_host(text) == host
 
 
+@settings(deadline=None)
 @given(text=st.text())
 def test_no_text_is_too_odd_to_be_looked_at(text: str) -> None:
     Hosts().include(text)
     is_own_origin(text, "http", text)
 
 
+@settings(deadline=None)
 @given(text=st.text(alphabet="lLoOcCaAhHsStT127.0:[]@/ \\#?%\t", max_size=24))
 def test_what_is_taken_for_this_machine_is_its_name_in_full(text: str) -> None:
     if Hosts().include(text):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporters.access.limits import Buckets
@@ -18,6 +18,7 @@ def test_a_bucket_gives_its_burst_at_once_and_then_its_rate() -> None:
     assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, 0.5]
 
 
+@settings(deadline=None)
 @given(waits=st.lists(st.floats(0, 3), max_size=200))
 def test_no_pattern_of_calls_gets_more_than_burst_and_rate(waits: list[float]) -> None:
     seconds = 0.0

@@ -193,7 +193,7 @@ def test_a_last_line_without_its_end_is_not_the_entry_that_was_counted(log: Audi
     assert verdict.remark == "line 8 is incomplete: a crash while it was written"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
 @given(data=st.data())
 def test_no_change_removal_move_or_copy_goes_unnoticed(
     log: AuditLog, written: Path, data: st.DataObject

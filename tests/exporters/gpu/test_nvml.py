@@ -48,6 +48,7 @@ def test_closing_ends_the_session_and_the_next_round_opens_another(machine: Mach
 
     nvml.close()
 
+    wait_until(lambda: nvml.is_closed)  # which it does not wait for long
     assert not session_is_open()
     assert collector.collect() == samples
 

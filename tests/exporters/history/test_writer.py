@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -328,8 +329,8 @@ def few_descriptors(more: int) -> Iterator[None]:
     """Within it this process can open so many."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = {int(each.name) for each in Path("/proc/self/fd").iterdir()}
-    free = [number for number in range(before[0]) if number not in taken]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free[more], before[1]))
+    free = (number for number in itertools.count() if number not in taken)  # the limit may be a billion
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, more, None)), before[1]))
     try:
         yield
     finally:
