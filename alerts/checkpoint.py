@@ -12,7 +12,7 @@ saw tooth, and from one half of it to the next nothing, for only the highest poi
 
 from __future__ import annotations
 
-from alerts.lifecycle import START, UNFINISHED
+from alerts.lifecycle import FAILED, START, UNFINISHED
 from alerts.rules import AlertRule, Group, RecordingRule
 from alerts.thresholds import Thresholds, duration
 from exporters import catalog
@@ -101,19 +101,24 @@ def _stale(thresholds: Thresholds) -> tuple[RecordingRule | AlertRule, ...]:
 def _failed(thresholds: Thresholds) -> tuple[RecordingRule, AlertRule]:
     """Also of an attempt that met it before its first scrape, which `increase()` does not see.
 
-    All that such an attempt has counted happened since its start.
+    All that such an attempt has counted happened since its start. Where the run has failed, that tells it,
+    and for as long: this could be told alone at the end.
     """
     told = duration(thresholds.checkpoint_failed_told_seconds)
     failed = f'{catalog.TRAINING_CHECKPOINTS_TOTAL}{{result="failed"}}'
     alert = AlertRule(
         TRAINING_CHECKPOINT_FAILED,
-        f"max by (cluster, run) (round(increase({failed}[{told}]))) > 0\n"
-        "  or\n"
         "(\n"
-        f"  {FAILED_WRITES} > 0\n"
-        f"    and {_RUN}\n"
-        f"  time() - {START} < {thresholds.checkpoint_failed_told_seconds}\n"
-        ")",
+        f"  max by (cluster, run) (round(increase({failed}[{told}]))) > 0\n"
+        "    or\n"
+        "  (\n"
+        f"    {FAILED_WRITES} > 0\n"
+        f"      and {_RUN}\n"
+        f"    time() - {START} < {thresholds.checkpoint_failed_told_seconds}\n"
+        "  )\n"
+        ")\n"
+        f"  unless {_RUN}\n"
+        f"{FAILED}",
         at_once="The hook has seen the write fail: it is no measurement that could pass.",
         severity="warning",
         scope="run",

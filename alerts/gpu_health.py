@@ -141,6 +141,7 @@ def _xids_of_the_gpu(thresholds: Thresholds) -> AlertRule:
     Else GPULost or GPUNvlinkDown would page for the same fault once this is over. An older XID of a GPU that
     is lost for another reason does not come back by it. A scrape may be missed: all else ends with it.
     """
+    held = duration(max(60, 4 * thresholds.evaluation_interval_seconds))
     return AlertRule(
         GPU_XID_HARDWARE,
         f"{XID_HARDWARE_AGE} < {thresholds.xid_page_seconds}\n"
@@ -151,9 +152,9 @@ def _xids_of_the_gpu(thresholds: Thresholds) -> AlertRule:
         f'  ALERTS{{alertname="{GPU_XID_HARDWARE}", alertstate="firing"}}\n'
         "    and on (cluster, instance, uuid)\n"
         "  (\n"
-        f"    last_over_time({UP}[1m]) == 0\n"
+        f"    last_over_time({UP}[{held}]) == 0\n"
         "      or on (cluster, instance, uuid)\n"
-        f'    last_over_time(ALERTS{{alertname="{GPU_NVLINK_DOWN}"}}[1m])\n'
+        f'    last_over_time(ALERTS{{alertname="{GPU_NVLINK_DOWN}"}}[{held}])\n'
         "  )\n"
         ")",
         at_once="The driver has reported the error: it is no measurement that could pass.",

@@ -91,8 +91,9 @@ class AlertRule:
 class Group:
     """Rules that Prometheus evaluates in this order: the later ones see what the earlier ones record.
 
-    What comes of an alert goes to Alertmanager before the next rule is evaluated. So one that another holds
-    back stands before it: where a cause and its effect end together, the effect is never told alone.
+    In this order Alertmanager hears of them, too, unless Prometheus was told to evaluate rules concurrently.
+    So one that another holds back stands before it: where a cause and its effect end together, the effect is
+    not told alone.
     """
 
     name: str

@@ -236,11 +236,11 @@ class Thresholds:
                     f"{lower} is {getattr(self, lower)}; it must be below {upper} ({getattr(self, upper)}), "
                     f"or {otherwise}"
                 )
-        overdue_told_seconds = self.overdue_seconds + self.overdue_for_seconds
-        if not overdue_told_seconds < self.stall_seconds:
+        if not self.overdue_told_seconds < self.stall_seconds:
             raise ValueError(
-                f"overdue_seconds and overdue_for_seconds are {overdue_told_seconds} together; they must be "
-                f"below stall_seconds ({self.stall_seconds}), or no step is overdue before its run stalls"
+                f"overdue_seconds and overdue_for_seconds are {self.overdue_told_seconds} together; "
+                f"they must be below stall_seconds ({self.stall_seconds}), or no step is overdue before its "
+                "run stalls"
             )
         # The samples of a window of so many evaluations differ once less.
         least_recent_seconds = (LEAST_CHANGES + 1) * self.evaluation_interval_seconds
@@ -259,6 +259,11 @@ class Thresholds:
                 f"gradient_norm_ratio is {self.gradient_norm_ratio}; it must be above 1, or a usual gradient "
                 "norm fires"
             )
+
+    @property
+    def overdue_told_seconds(self) -> float:
+        """How long a run has stood still, at the least, when its step is told to be overdue."""
+        return self.overdue_seconds + self.overdue_for_seconds
 
 
 def duration(seconds: float) -> str:

@@ -69,6 +69,12 @@ def throughput(thresholds: Thresholds) -> Group:
     older_than_window = (
         f"  and on (cluster, run)\ntime() - {UNFINISHED} > {thresholds.throughput_window_seconds}"
     )
+    # Told as overdue, hung or stalled: a window that reaches back to that says nothing of the pace.
+    has_stood_still = (
+        f"  unless on (cluster, run)\nmax_over_time({PROGRESS_AGE}[{window}])\n"
+        "  > on (cluster, run)\n"
+        f"clamp_min({thresholds.overdue_steps_ratio} * {STEP_P99}, {thresholds.overdue_told_seconds})\n"
+    )
     history = round(thresholds.throughput_history_seconds / thresholds.evaluation_interval_seconds)
     data_waits = f'{catalog.TRAINING_PHASE_SECONDS_TOTAL}{{phase="data"}}[{window}]'
     pauses = f'{catalog.TRAINING_PHASE_SECONDS_TOTAL}{{phase=~"{_PAUSES}"}}[{window}]'
@@ -195,6 +201,7 @@ def throughput(thresholds: Thresholds) -> Group:
                 f"    max by (cluster, run, rank, phase) (rate({pauses}))\n"
                 "  )\n"
                 ") > 0.5\n"
+                f"{has_stood_still}"
                 f"{unfinished}",
                 for_seconds=thresholds.gpu_idle_for_seconds,
                 severity="warning",
@@ -207,6 +214,7 @@ def throughput(thresholds: Thresholds) -> Group:
             AlertRule(
                 TRAINING_DATA_LOADER_BOUND,
                 f"max by (cluster, run) (rate({data_waits})) > {thresholds.data_wait_ratio}\n"
+                f"{has_stood_still}"
                 f"{older_than_window}",
                 for_seconds=thresholds.data_wait_for_seconds,
                 severity="warning",

@@ -10,10 +10,19 @@ from alerts.thresholds import Thresholds, duration
 from dashboards import colors, events, links
 from dashboards.events import ALERTS, FIRING
 from dashboards.grafana.dashboard import Dashboard, Shelf, stack
-from dashboards.grafana.panels import Query, Stat, Threshold, TimeSeries, colored_names, dashed, falling
+from dashboards.grafana.panels import (
+    MOST_POINTS,
+    Query,
+    Stat,
+    Threshold,
+    TimeSeries,
+    colored_names,
+    dashed,
+    falling,
+)
 from dashboards.grafana.tables import Column, Table
 from dashboards.grafana.timelines import StateTimeline
-from dashboards.queries import over_range, per_run, top
+from dashboards.queries import over_range, per_run
 from dashboards.rows import fleet_gpus
 from dashboards.states import STATE_TEXTS
 from dashboards.variables import VARIABLES_OF_ALL_CLUSTERS, of_alerts, of_recorded
@@ -259,7 +268,7 @@ def tokens() -> TimeSeries:
         unit="short",
         axis_label="tokens / s",
         minimum=0,
-        most_points=top.MOST_POINTS,
+        most_points=MOST_POINTS,
         filled=True,
         legend_values=("lastNotNull", "mean", "max"),
         legend_placement="right",

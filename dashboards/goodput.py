@@ -7,9 +7,9 @@ from alerts.thresholds import Thresholds, duration
 from dashboards import colors, events, links
 from dashboards.fleet import GOODPUT_STEPS
 from dashboards.grafana.dashboard import Dashboard, Shelf, stack
-from dashboards.grafana.panels import BarGauge, Query, Stat, Threshold, TimeSeries, colored_names
+from dashboards.grafana.panels import MOST_POINTS, BarGauge, Query, Stat, Threshold, TimeSeries, colored_names
 from dashboards.grafana.tables import Column, Table
-from dashboards.queries import over_range, per_run, top
+from dashboards.queries import over_range, per_run
 from dashboards.rows import energy
 from dashboards.rows.fleet_gpus import CLUSTER, CLUSTER_WIDTH
 from dashboards.variables import VARIABLES_OF_ALL_CLUSTERS, of_recorded
@@ -59,7 +59,7 @@ def time_by_phase() -> TimeSeries:
         unit="short",
         stacked=True,
         to_full_height=True,
-        most_points=top.MOST_POINTS,
+        most_points=MOST_POINTS,
         legend_values=(),
         targets=[
             phases(f'phase=~"{productive}"'),

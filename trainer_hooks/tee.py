@@ -133,8 +133,9 @@ class Tee:
             return
         try:
             monitor = monitor or self._opened()
-            opens = self._opens  # looked at first: no longer, once its recording is there to be seen
-            monitor = monitor or current()  # which another thread may have opened since
+            # Another thread is about to, or does; looked at in this order, and before what has come of it.
+            opens = (self._may_open and not monitors._has_recorded) or self._opens
+            monitor = monitor or current()
             if monitor is not None:
                 self._tell(monitor, numbers, step)
             elif opens:
@@ -156,7 +157,8 @@ class Tee:
         try:
             if not with_lock or not self._may_open or monitors._has_recorded:
                 return None
-            self._may_open, self._opens = False, True  # other threads may log meanwhile
+            self._opens = True  # other threads may log meanwhile
+            self._may_open = False
             opened = Monitor(name=self._name, run=self._run, start_ns=self._began_ns, provisional=True)
             if not opened.recording:
                 return None

@@ -29,6 +29,10 @@ class Threshold(NamedTuple):
     value: float | None
 
 
+# Of a panel that sums many series: a day comes in steps of five minutes.
+MOST_POINTS = 400
+# Of one that draws series by the hundred; a small panel shows no more.
+FEW_POINTS = 300
 # Grafana fails on an empty list of thresholds, so there is always this one.
 GROUND = Threshold(GOOD, None)
 # Lower than any value.

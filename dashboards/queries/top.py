@@ -1,7 +1,6 @@
 """Those of many series that are worth a line: the highest or the lowest, the same ones over the whole panel.
 
 `topk` alone would choose anew at every moment, and lines would begin and end wherever two of them cross.
-How many lines, rows and points a panel shows at most stands here, too.
 """
 
 from __future__ import annotations
@@ -10,10 +9,6 @@ from __future__ import annotations
 MOST_LINES = 10
 # As many lines as a small panel has room to name.
 FEW_LINES = 5
-# Of a panel that sums many series: a day comes in steps of five minutes.
-MOST_POINTS = 400
-# Of one that draws series by the hundred; a small panel shows no more.
-FEW_POINTS = 300
 # As many rows as a heatmap or a timeline has room for.
 MOST_ROWS = 64
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from alerts import fleet, run_efficiency, throughput
 from dashboards import colors, links
 from dashboards.grafana.panels import (
+    MOST_POINTS,
     Query,
     Stat,
     Threshold,
@@ -79,7 +80,7 @@ def power() -> TimeSeries:
         unit="watt",
         minimum=0,
         stacked=True,
-        most_points=top.MOST_POINTS,
+        most_points=MOST_POINTS,
         no_value="no GPUs",
         legend_values=("lastNotNull", "mean"),
         legend_placement="right",
@@ -139,7 +140,7 @@ def tokens_per_joule() -> TimeSeries:
         unit="none",
         axis_label="tokens / J",
         minimum=0,
-        most_points=top.MOST_POINTS,
+        most_points=MOST_POINTS,
         no_value="no GPU tells its energy",
         legend_values=(),
         targets=[

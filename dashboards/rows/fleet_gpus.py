@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from alerts import fleet
 from dashboards import colors, links
-from dashboards.grafana.panels import Query, Stat, Threshold, TimeSeries, colored_names, falling
+from dashboards.grafana.panels import MOST_POINTS, Query, Stat, Threshold, TimeSeries, colored_names, falling
 from dashboards.grafana.tables import Column, Table, widths
 from dashboards.grafana.timelines import Heatmap
-from dashboards.queries import top
 from dashboards.variables import of_recorded
 
 _ZERO_IS_GOOD = Threshold(colors.GOOD, None)
@@ -90,7 +89,7 @@ def over_time() -> TimeSeries:
         minimum=0,
         axis_label="GPUs",
         stacked=True,
-        most_points=top.MOST_POINTS,
+        most_points=MOST_POINTS,
         legend_values=("lastNotNull", "mean", "max"),
         targets=[
             Query(expr=used, legend="training"),
@@ -113,7 +112,7 @@ def utilization() -> Heatmap:
         unit="percent",
         cell_unit="none",
         cell_decimals=0,
-        most_points=top.MOST_POINTS,
+        most_points=MOST_POINTS,
         targets=[
             Query(
                 expr=f"sum by (le) ({of_recorded(fleet.UTILIZATION_BUCKET)})",
@@ -189,7 +188,7 @@ def power() -> TimeSeries:
         unit="watt",
         minimum=0,
         stacked=True,
-        most_points=top.MOST_POINTS,
+        most_points=MOST_POINTS,
         legend_values=("lastNotNull", "mean", "max"),
         targets=[
             Query(expr=f"sum({of_recorded(fleet.POWER)}) - on () {idle}", legend="training"),

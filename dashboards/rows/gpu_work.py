@@ -7,7 +7,16 @@ from alerts.gpu_health import MEMORY_USED_RATIO
 from alerts.thresholds import Thresholds
 from dashboards import links
 from dashboards.colors import BLUE, GREY, ORANGE, PINK, SKY
-from dashboards.grafana.panels import BarGauge, Query, Threshold, TimeSeries, colored, dashed, limit
+from dashboards.grafana.panels import (
+    MOST_POINTS,
+    BarGauge,
+    Query,
+    Threshold,
+    TimeSeries,
+    colored,
+    dashed,
+    limit,
+)
 from dashboards.grafana.timelines import Heatmap
 from dashboards.queries import over_range, top
 from dashboards.rows.gpu_lines import (
@@ -63,7 +72,7 @@ def heat_of_nodes() -> Heatmap:
         maximum=100,
         shown="shares",
         from_top=True,
-        most_points=top.MOST_POINTS,
+        most_points=MOST_POINTS,
         no_value="no GPUs",
         targets=[Query(expr=top.lowest(each, _NODE, top.MOST_ROWS), legend="{{instance}}")],
         data_links=[

@@ -6,7 +6,7 @@ from alerts.thresholds import Thresholds
 from dashboards import links
 from dashboards.colors import BAD
 from dashboards.grafana.dashboard import Shelf
-from dashboards.grafana.panels import Query, TimeSeries, dashed, limit
+from dashboards.grafana.panels import FEW_POINTS, Query, TimeSeries, dashed, limit
 from dashboards.queries import top
 from dashboards.variables import of_run
 from exporters import catalog
@@ -32,7 +32,7 @@ def hook_share(thresholds: Thresholds) -> TimeSeries:
             "many values a step, its steps are very short, or the disk under the recordings is slow."
         ),
         unit="percentunit",
-        most_points=top.FEW_POINTS,
+        most_points=FEW_POINTS,
         minimum=0,
         thresholds=limit(thresholds.hook_slow_ratio),
         threshold_line=True,
@@ -59,7 +59,7 @@ def hook_faults() -> TimeSeries:
             "takes: more names or events than it has room for. Both should be 0 nearly always."
         ),
         unit="none",
-        most_points=top.FEW_POINTS,
+        most_points=FEW_POINTS,
         axis_label="a minute",
         minimum=0,
         soft_maximum=1,

@@ -6,7 +6,7 @@ from alerts.thresholds import Thresholds
 from dashboards import links
 from dashboards.colors import BAD, GOOD, TRAINING, WARNING
 from dashboards.grafana.dashboard import Shelf
-from dashboards.grafana.panels import Query, Text, TimeSeries, colored_names, rising
+from dashboards.grafana.panels import FEW_POINTS, Query, Text, TimeSeries, colored_names, rising
 from dashboards.grafana.tables import Column, Table, widths
 from dashboards.queries import top
 from dashboards.rows.telemetry_alerts import SCRAPE_DURATION_SECONDS, UP
@@ -112,7 +112,7 @@ def collectors() -> TimeSeries:
             "GPUs fail for good."
         ),
         unit="none",
-        most_points=top.FEW_POINTS,
+        most_points=FEW_POINTS,
         decimals=0,
         minimum=0,
         soft_maximum=1,
@@ -135,7 +135,7 @@ def collector_age() -> TimeSeries:
             "service's log."
         ),
         unit="s",
-        most_points=top.FEW_POINTS,
+        most_points=FEW_POINTS,
         minimum=0,
         legend_values=("lastNotNull", "max"),
         legend_highest="max",
@@ -158,7 +158,7 @@ def collector_duration() -> TimeSeries:
             "trainings leave no CPU: the figures are still right, only older."
         ),
         unit="s",
-        most_points=top.FEW_POINTS,
+        most_points=FEW_POINTS,
         minimum=0,
         legend_values=("lastNotNull", "max"),
         legend_highest="max",
@@ -184,7 +184,7 @@ def published() -> TimeSeries:
             "point to a script that starts a new run again and again: give it one name with --run."
         ),
         unit="none",
-        most_points=top.FEW_POINTS,
+        most_points=FEW_POINTS,
         decimals=0,
         minimum=0,
         stacked=True,
@@ -211,7 +211,7 @@ def recordings_volume() -> TimeSeries:
             "with TRAINVITALS_DIR."
         ),
         unit="percentunit",
-        most_points=top.FEW_POINTS,
+        most_points=FEW_POINTS,
         minimum=0,
         maximum=1,
         legend_values=("lastNotNull", "min"),
@@ -242,7 +242,7 @@ def history_steps() -> TimeSeries:
             "history."
         ),
         unit="none",
-        most_points=top.FEW_POINTS,
+        most_points=FEW_POINTS,
         axis_label="records / s",
         minimum=0,
         legend_values=("lastNotNull", "max"),
@@ -266,7 +266,7 @@ def history_size() -> TimeSeries:
             "for: shorten it, or give the volume more room."
         ),
         unit="bytes",
-        most_points=top.FEW_POINTS,
+        most_points=FEW_POINTS,
         minimum=0,
         legend_values=("lastNotNull", "max"),
         legend_highest="max",

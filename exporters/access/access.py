@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from exporters.access.audit import LOG_FILE, AuditLog
@@ -26,16 +27,22 @@ class Access:
     """Who may come in, under which name, and where it is written down. Guard and routes ask this."""
 
     def __init__(
-        self, callers: Callers, hosts: Hosts, journal: Journal, *, token_required: bool = False
+        self,
+        callers: Callers,
+        hosts: Hosts,
+        journal: Journal,
+        *,
+        token_required: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """With `token_required` nobody reads without a token: a proxy of this machine would make any
-        stranger local."""
+        stranger local. `clock` gives the seconds in which writes and wrong tokens are limited."""
         self.callers = callers
         self.hosts = hosts
         self.journal = journal
         self.nobody: Caller | None = None if token_required else NOBODY
-        self.writes = Buckets(WRITES_PER_SECOND, WRITES_AT_ONCE)
-        self.failures = Buckets(FAILURES_PER_SECOND, FAILURES_AT_ONCE)
+        self.writes = Buckets(WRITES_PER_SECOND, WRITES_AT_ONCE, clock=clock)
+        self.failures = Buckets(FAILURES_PER_SECOND, FAILURES_AT_ONCE, clock=clock)
 
     def wrong_token(self, network: str) -> Refusal:
         """What is answered to a wrong token from there, which it is to be charged with."""
@@ -54,8 +61,10 @@ def open_access(
     token_file: Path | None = None,
     scrape_token_file: Path | None = None,
     reads_only: bool = False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Access:
     """For a service that keeps its database in `folder`; makes the local token there where it is missing.
+    `clock` gives the seconds in which writes and wrong tokens are limited.
 
     Raises OSError where that cannot be made, unless `reads_only`: then nobody writes. Raises ValueError with
     a sentence where a file or a name will not do.
@@ -76,4 +85,4 @@ def open_access(
     callers = Callers(local_token, token_file, scrape_token_file)
     callers.check()
     journal = Journal(AuditLog(folder / LOG_FILE))
-    return Access(callers, names, journal, token_required=token_file is not None)
+    return Access(callers, names, journal, token_required=token_file is not None, clock=clock)

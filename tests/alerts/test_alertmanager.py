@@ -225,7 +225,7 @@ def test_nothing_holds_itself_back_by_way_of_others() -> None:
 
 
 def test_what_is_held_back_by_an_alert_of_its_group_ends_before_that_does() -> None:
-    """Alertmanager is told rule by rule: what ends after what holds it back could be told between the two."""
+    """Alertmanager hears in that order: what ends after what holds it back could be told between the two."""
     for group in groups(Thresholds()):
         order = [rule.name for rule in group.rules]
         wrong = [

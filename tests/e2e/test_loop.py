@@ -115,6 +115,8 @@ def test_a_healthy_run_raises_no_alert(stack: Stack) -> None:
     while names_of(alerts := stack.query("ALERTS")) != ["Watchdog"]:  # which always fires, and tells nobody
         assert time.monotonic() < deadline, alerts
         time.sleep(0.1)
+    fired = 'count_over_time(ALERTS{alertstate="firing", alertname!="Watchdog"}[1h])'
+    assert stack.query(fired) == []
     assert stack.alerts() == []
 
 

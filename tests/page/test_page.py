@@ -181,22 +181,26 @@ def test_older_runs_are_loaded_when_they_are_asked_for(
     services: list[Service], new_tab: NewTab, tmp_path: Path
 ) -> None:
     recordings = tmp_path / "recordings"
-    # All at one time: also where the list ends between such, the stream adds none of those behind.
-    start_ns = time.monotonic_ns()
-    for number in range(60):
-        recorder = small_recording(recordings, f"run-{number:02}", start_ns=start_ns)
-        recorder.close(FINISHED, time.monotonic_ns())
-    services.append(service := Service(tmp_path, "--dir", str(recordings)).wait_until_ready())
-    wait_until(lambda: len(service.client.get("/api/v1/runs").json()["runs"]) == 60)
-    page = new_tab(service.url).open()
-    rows = page.locator("tbody tr")
+    with Trainer(recordings, "the-oldest") as living:
+        living.do("steps(3)")
+        # All at one time: the stream adds none that comes behind the last one shown.
+        start_ns = time.monotonic_ns()
+        for number in range(60):
+            recorder = small_recording(recordings, f"run-{number:02}", start_ns=start_ns)
+            recorder.close(FINISHED, time.monotonic_ns())
+        services.append(service := Service(tmp_path, "--dir", str(recordings)).wait_until_ready())
+        wait_until(lambda: len(service.client.get("/api/v1/runs").json()["runs"]) == 61)
+        page = new_tab(service.url).open()
+        rows = page.locator("tbody tr")
 
-    expect(rows).to_have_count(50)
-    expect(page.get_by_text("50+ shown")).to_be_visible()
-    page.get_by_role("button", name="Load more").click()
+        expect(page.locator("#live")).to_have_text("Live")
+        expect(rows).to_have_count(51)
+        expect(rows.first).to_contain_text("the-oldest")
+        expect(page.get_by_text("51+ shown, 1 running")).to_be_visible()
+        page.get_by_role("button", name="Load more").click()
 
-    expect(rows).to_have_count(60)
-    expect(page.get_by_role("button", name="Load more")).to_be_hidden()
+        expect(rows).to_have_count(61)
+        expect(page.get_by_role("button", name="Load more")).to_be_hidden()
 
 
 def log_in(page: Page, token: str) -> None:

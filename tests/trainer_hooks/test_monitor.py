@@ -1074,8 +1074,7 @@ def test_no_thread_is_started_and_no_signal_handler_changed(tmp_path: Path) -> N
 def test_the_hook_counts_the_time_it_takes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # By a clock that stands still while other processes have the core: most of that may lie between calls.
     monkeypatch.setattr(monitor_module, "monotonic_ns", time.thread_time_ns)
-    monkeypatch.setattr("trainer_hooks.recording.time.monotonic_ns", time.thread_time_ns)
-    monitor = Monitor(run="a-run", directory=tmp_path)
+    monitor = Monitor(run="a-run", directory=tmp_path, start_ns=time.thread_time_ns())
     opened_ns = monitor.hook_ns
     began = time.thread_time_ns()
     for step in range(500):

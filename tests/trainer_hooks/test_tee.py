@@ -285,6 +285,31 @@ def test_what_another_thread_logs_at_the_end_of_the_opening_is_kept(
     assert scalars(closed(recordings)) == {"meanwhile": 0.25, "success_rate": 0.75}
 
 
+def test_what_another_thread_logs_at_the_beginning_of_the_opening_is_kept(
+    recordings: Path, writer: Any
+) -> None:
+    class Lock:
+        """As soon as it is held for the first time, another thread logs."""
+
+        def acquire(self, blocking: bool) -> bool:
+            is_held = lock.acquire(blocking)
+            if is_held and not others:
+                others.append(threading.Thread(target=writer.add_scalar, args=("meanwhile", 0.25, 1)))
+                others[0].start()
+                others[0].join()
+            return is_held
+
+        def release(self) -> None:
+            lock.release()
+
+    others: list[threading.Thread] = []
+    assert tee._tee is not None
+    lock, tee._tee._lock = tee._tee._lock, Lock()  # type: ignore[assignment]
+    writer.add_scalar("success_rate", 0.5, 1)
+    assert len(others) == 1
+    assert scalars(closed(recordings)) == {"meanwhile": 0.25, "success_rate": 0.5}
+
+
 def test_a_number_that_had_to_wait_does_not_cover_a_newer_one(recordings: Path, writer: Any) -> None:
     writer.add_scalar("success_rate", 0.25, 1)
     assert tee._tee is not None

@@ -11,10 +11,9 @@ from fastapi import FastAPI, Request, WebSocket
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
 
-from exporters.access.access import FAILURES_AT_ONCE, FAILURES_PER_SECOND, Access, open_access
+from exporters.access.access import Access, open_access
 from exporters.access.entry import AuditEntry
 from exporters.access.guard import Guard
-from exporters.access.limits import Buckets
 from exporters.access.roles import Role
 from exporters.access.routes import access_routes
 from exporters.access.tokens import TokenFile, read_local_token
@@ -43,9 +42,8 @@ class Guarded:
         if token_file:
             self.tokens = {role.value: self.file.create(f"a-{role}", role)[1] for role in Role}
             options["token_file"] = self.file.path
-        self.access: Access = open_access(folder, **options)
-        # At its pace, under a clock that stands: however long a test takes, no attempt comes back.
-        self.access.failures = Buckets(FAILURES_PER_SECOND, FAILURES_AT_ONCE, clock=lambda: 0.0)
+        # The clock stands: however long a test takes, no attempt comes back.
+        self.access: Access = open_access(folder, clock=lambda: 0.0, **options)
         self.local = read_local_token(folder)
         self.app = small_app(self.access)
         self.guard = Guard(self.app, self.access)
