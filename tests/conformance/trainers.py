@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -120,6 +121,8 @@ def accelerate() -> None:
                 optimizer.step()
                 optimizer.zero_grad()
     accelerator.wait_for_everyone()
+    # A model that holds the group last ends it under the GIL, for which a thread of the group may wait.
+    network, optimizer, loader = accelerator.free_memory(network, optimizer, loader)
     # `end_training` does so on the main process only, and the other may wait for it for ever.
     accelerator.state.destroy_process_group()
     accelerator.end_training()
@@ -243,4 +246,5 @@ TRAINERS: dict[str, Callable[[], None]] = {
 if __name__ == "__main__":
     TRAINERS[sys.argv[1]]()
     if torch.distributed.is_initialized():
+        gc.collect()  # models that are part of cycles: see accelerate's
         torch.distributed.destroy_process_group()

@@ -108,6 +108,7 @@ def main() -> None:
                     torch.save(model.module.state_dict(), path)
             if step == options.fail_at:
                 raise FloatingPointError("the gradient norm is not finite")
+    del model  # first: else it ends the group under the GIL, for which a thread of the group may wait
     distributed.destroy_process_group()
 
 

@@ -317,6 +317,9 @@ accelerator.log({"reward": 1.0})
 said = [trained.steps, trained.losses, trained.weights, trained.tokens, trained.norms]
 Path(sys.argv[1], f"{accelerator.process_index}.json").write_text(json.dumps(said))
 accelerator.wait_for_everyone()
+# The model first: else it ends the group under the GIL, for which a thread of the group may wait.
+del trained
+accelerator.free_memory()
 accelerator.state.destroy_process_group()  # end_training does so on the main process only: the other aborts
 accelerator.end_training()
 """

@@ -343,6 +343,7 @@ SPAWNED = """
             model(x).mean().backward()
             optimizer.step()
             optimizer.zero_grad()
+        del model  # first: else it ends the group under the GIL, for which a thread of the group may wait
         dist.destroy_process_group()
 
     if __name__ == "__main__":

@@ -76,6 +76,7 @@ def main() -> None:
     if not distributed or dist.get_rank() == 0:
         torch.save(model.state_dict(), options.folder / "model.pt")
     if distributed:
+        del model  # first: else it ends the group under the GIL, for which a thread of the group may wait
         dist.destroy_process_group()
     print(f"{options.name}: loss {loss.item():.6f}")
 
