@@ -10,6 +10,7 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -194,7 +195,9 @@ def test_whatever_it_is_sent_the_service_goes_on(service: Service, tmp_path: Pat
                 answered += each.answered
             return answered
 
-        answered = asyncio.run(all_at_once())
+        # In this thread a loop may run: that of another test's browser.
+        with ThreadPoolExecutor(1) as thread:
+            answered = thread.submit(lambda: asyncio.run(all_at_once())).result()
         print(f"{inputs} inputs were answered with {dict(answered)}")
         assert service.process.poll() is None
         assert service.client.get("/health").status_code == 200
