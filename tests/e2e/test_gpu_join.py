@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from alerts.thresholds import Thresholds
 from exporters import catalog
 from tests import fake_nvml
+from tests.e2e.queried import queried
 from tests.exporters.trainers import Trainer, small_recording
 from tests.fake_nvml import Machine
 from trainer_hooks.recording import FINISHED
@@ -66,19 +66,6 @@ def joined_once(stack: Stack, keys: Set[tuple[str, str, str]]) -> dict[tuple[str
         return found.keys() == keys
 
     wait_for(is_so)
-    return found
-
-
-def queried(stack: Stack, expression: str) -> list[dict[str, Any]]:
-    """What a query has, once it has anything."""
-    found: list[dict[str, Any]] = []
-
-    def is_there() -> bool:
-        nonlocal found
-        found = stack.query(expression)
-        return bool(found)
-
-    wait_for(is_there)
     return found
 
 

@@ -20,6 +20,7 @@ from exporters.catalog import CATALOG
 from tests.alerts.expressions import selectors
 from tests.alerts.test_rules import HISTOGRAM_SERIES
 from tests.dashboards.origin import QUERIES
+from tests.e2e.queried import queried
 from trainvitals.stack import Stack
 
 RUN = "end-to-end"
@@ -61,14 +62,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory, conversations: Path) -> Iter
             assert time.monotonic() < deadline, "Prometheus has not seen the run finish"
             time.sleep(0.1)
         yield stack
-
-
-def queried(stack: Stack, expression: str) -> list[dict[str, Any]]:
-    """What a query has; a scrape that takes more than its second leaves nothing to it until the next."""
-    deadline = time.monotonic() + 20
-    while not (found := stack.query(expression)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return found
 
 
 @pytest.mark.parametrize("query", QUERIES)
