@@ -106,6 +106,30 @@ def _has_a_straggler(drill: Drill) -> Mapping[str, str]:
     return {"run": run, "rank": str(slow)}
 
 
+def _freezes_in_a_step(drill: Drill) -> Mapping[str, str]:
+    """Once it is known how long its steps take; and again, for a step is overdue only until the run stalls.
+
+    Not after a fixed time: one step that a busy machine holds up at first, and none is overdue before that.
+    """
+    alert, limits = throughput.TRAINING_STEP_OVERDUE, drill.thresholds
+    run = run_of(alert)
+    training = drill.train(_node(drill), run)
+    age = f'{throughput.PROGRESS_AGE}{{run="{run}"}}'
+    overdue_after = f"{limits.overdue_steps_ratio:g} * {throughput.STEP_P99}"
+    goes_well = f"{age} < 2 and on (cluster, run) {overdue_after} < {limits.overdue_seconds:g}"
+
+    def freeze() -> None:
+        training.process.send_signal(signal.SIGSTOP)
+        drill.until(lambda: drill.seen(f"{age} > {limits.stall_seconds:g}"), then=go_on)
+
+    def go_on() -> None:
+        training.process.send_signal(signal.SIGCONT)
+        drill.until(lambda: drill.seen(goes_well), then=freeze)
+
+    go_on()
+    return {"run": run}
+
+
 def _leaks(drill: Drill) -> Mapping[str, str]:
     run = run_of(memory.TRAINING_OOM_PREDICTED)
     node = drill.node(_GPU_NODE, "1", cluster=_GPU_NODE)  # other nodes simulate GPUs of the same uuid
@@ -221,8 +245,8 @@ CONDITIONS = (
     ),
     Condition(
         throughput.TRAINING_STEP_OVERDUE,
-        "a step of a training does not end",
-        _breaks(throughput.TRAINING_STEP_OVERDUE, Fault.hang, 5),
+        "a training is frozen by SIGSTOP, and one of its steps does not end",
+        _freezes_in_a_step,
     ),
     Condition(
         throughput.TRAINING_DEADLINE_AT_RISK,
@@ -243,7 +267,7 @@ CONDITIONS = (
         checkpoint.TRAINING_CHECKPOINT_STALE,
         "a training stops writing checkpoints",
         _checkpoints(
-            checkpoint.TRAINING_CHECKPOINT_STALE, "--fault", Fault.no_more_checkpoints, "--after", "5"
+            checkpoint.TRAINING_CHECKPOINT_STALE, "--fault", Fault.no_more_checkpoints, "--after", "8"
         ),
     ),
     Condition(
@@ -263,8 +287,8 @@ CONDITIONS = (
         "the first checkpoint is larger than what is left of its volume, though a sparse file",
         _checkpoints(
             checkpoint.TRAINING_CHECKPOINT_VOLUME_FILLING,
-            *("--too-large-checkpoints", "--checkpoint-every", "3"),
-            *("--fault", Fault.no_more_checkpoints, "--after", "5"),
+            *("--too-large-checkpoints", "--checkpoint-every", "5"),
+            *("--fault", Fault.no_more_checkpoints, "--after", "9"),
         ),
     ),
 )
