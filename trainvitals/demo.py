@@ -261,7 +261,9 @@ def _summarize(console: Console, stack: Stack, training: Child, run: str) -> Non
 
 
 def _phase_shares(stack: Stack, run: str) -> str:
-    expression = f'sum by (phase) ({catalog.TRAINING_PHASE_SECONDS_TOTAL}{{run="{run}"}})'
+    """Of the last minute's scrapes the newest, for one may fail just now."""
+    total = f'{catalog.TRAINING_PHASE_SECONDS_TOTAL}{{run="{run}"}}'
+    expression = f"sum by (phase) (last_over_time({total}[1m]))"
     seconds = {each["metric"]["phase"]: float(each["value"][1]) for each in stack.query(expression)}
     age = sum(seconds.values())
     shares = [(phase, seconds.get(phase, 0.0) / age) for phase in PHASES]

@@ -30,7 +30,7 @@ THRESHOLDS = Thresholds(
     restart_grace_seconds=1,
     overdue_seconds=4,
     overdue_for_seconds=1,
-    xid_page_seconds=5,
+    xid_page_seconds=15,  # far above what two scrapes that fail would take
     ecc_page_seconds=3,
     gpu_lost_for_seconds=2,
 )

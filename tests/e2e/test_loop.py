@@ -54,7 +54,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, conversations: Path) -> Iter
                 "OMP_NUM_THREADS": "1",
             },
         )
-        assert training.process.wait(200) == 0, training.last_lines()
+        assert training.process.wait(500) == 0, training.last_lines()
         # Two scrapes after the end: a rate needs two, however short the training was.
         state = f'{catalog.TRAINING_RUN_STATE}{{run="{RUN}",state="finished"}}'
         deadline = time.monotonic() + 60

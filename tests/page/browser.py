@@ -27,7 +27,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def wait_for(page: Page, condition: str, seconds: float = 15) -> None:
+def wait_for(page: Page, condition: str, seconds: float = 60) -> None:
     """Until the JavaScript expression is true; Playwright's own way is an `eval`, which the page forbids."""
     deadline = time.monotonic() + seconds
     while not page.evaluate(condition):
@@ -49,7 +49,7 @@ class Tab:
             reduced_motion="reduce",
         )
         self.page: Page = self._context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)
         self.errors: list[str] = []
         self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))

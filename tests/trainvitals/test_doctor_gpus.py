@@ -164,7 +164,7 @@ def test_a_driver_that_hangs_does_not_hang_the_doctor() -> None:
 
     at_once = gpu_findings([Question("gpu", hang)], deadline_seconds=0.05)
     later = gpu_findings(
-        [Question("gpu", lambda: node(1, "NVIDIA L4")), Question("gpu_health", hang)], deadline_seconds=0.05
+        [Question("gpu", lambda: node(1, "NVIDIA L4")), Question("gpu_health", hang)], deadline_seconds=2
     )
     released.set()
 
@@ -172,7 +172,7 @@ def test_a_driver_that_hangs_does_not_hang_the_doctor() -> None:
     assert at_once[0].detail == "NVML gave no answer within 0.05 s"
     assert [each.subject for each in later] == ["GPUs", "GPU metrics", "XID errors"]
     assert later[0].status == "ok"
-    assert later[1].detail == "NVML, asked by the collector gpu_health, gave no answer within 0.05 s"
+    assert later[1].detail == "NVML, asked by the collector gpu_health, gave no answer within 2 s"
 
 
 def test_what_fails_in_every_later_collector_is_said_once() -> None:

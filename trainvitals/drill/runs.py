@@ -195,7 +195,7 @@ CONDITIONS = (
     ),
     Condition(
         loss.TRAINING_LOSS_SPIKE,
-        "the data become others than the weights have learned, and the loss jumps",
+        "the data become others than the weights have learned, now and then, and the loss jumps",
         _breaks(loss.TRAINING_LOSS_SPIKE, Fault.other_labels, _HEALTHY_SECONDS),
     ),
     Condition(
@@ -230,7 +230,7 @@ CONDITIONS = (
     ),
     Condition(
         throughput.TRAINING_THROUGHPUT_REGRESSED,
-        "the steps of a training begin to take three times as long",
+        "the steps of a training take three times as long for a while, now and then",
         _breaks(throughput.TRAINING_THROUGHPUT_REGRESSED, Fault.slow, _HEALTHY_SECONDS),
     ),
     Condition(
@@ -277,8 +277,8 @@ CONDITIONS = (
     ),
     Condition(
         checkpoint.TRAINING_CHECKPOINT_SLOW,
-        "a checkpoint takes half as long as the training between two",
-        _checkpoints(checkpoint.TRAINING_CHECKPOINT_SLOW, "--checkpoint-seconds", "0.5"),
+        "a checkpoint takes longer than the training between two",
+        _checkpoints(checkpoint.TRAINING_CHECKPOINT_SLOW, "--checkpoint-seconds", "2"),
     ),
     # A sparse file, for nobody's volume is to be filled. One checkpoint: by the next it is known how much of
     # the room they really take.
@@ -287,8 +287,8 @@ CONDITIONS = (
         "the first checkpoint is larger than what is left of its volume, though a sparse file",
         _checkpoints(
             checkpoint.TRAINING_CHECKPOINT_VOLUME_FILLING,
-            *("--too-large-checkpoints", "--checkpoint-every", "5"),
-            *("--fault", Fault.no_more_checkpoints, "--after", "9"),
+            *("--too-large-checkpoints", "--checkpoint-every", "10"),
+            *("--fault", Fault.no_more_checkpoints, "--after", "19"),
         ),
     ),
 )

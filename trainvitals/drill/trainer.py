@@ -28,20 +28,26 @@ _LABEL = 4.0
 _LABEL_NOISE = 0.01
 _VALIDATION_LABEL = 1.0
 _LEARNING_RATE = 0.005
-# How far the labels move, which is a thousand times as far as they were.
+# How far the labels move, which is a thousand times as far as they were; and again, a thousand times as far
+# as that, once the weights have learned much of it.
 _SHIFT = 4000.0
+_SHIFT_RATIO = 1000.0
+_SHIFT_EVERY_SECONDS = 40.0
 # Of half the squared error any learning rate above 2 leads away from the label.
 _TOO_HIGH_LEARNING_RATE = 2.05
 _TOO_LOW_LEARNING_RATE = 1e-9
 # Of a step's time; the rest is the backward pass, and a straggler's passes change places.
 _FORWARD_RATIO = 0.3
 _SLOWER = 3
+# Less than half of the time: what is usual stays what it was.
+_SLOW_SECONDS = 20.0
+_SLOW_EVERY_SECONDS = 60.0
 _EVALUATION_SECONDS = 0.05
 _TOO_LARGE_RATIO = 1.25  # of what is free
 
 
 class Fault(enum.StrEnum):
-    """What goes wrong, from `--after` on and for good."""
+    """What goes wrong, from `--after` on: for good, or again and again where it would become usual."""
 
     exception = "exception"
     hang = "hang"
@@ -111,21 +117,36 @@ class _Training:
 
     def _has(self, fault: Fault) -> bool:
         """Whether this fault has begun."""
-        options = self._options
-        return options.fault is fault and time.monotonic() - self._began >= options.after
+        return self._options.fault is fault and self._faulty_seconds >= 0
+
+    @property
+    def _faulty_seconds(self) -> float:
+        """How long ago the fault has begun; negative before that."""
+        after: float = self._options.after
+        return time.monotonic() - self._began - after
+
+    @property
+    def _is_slow(self) -> bool:
+        return self._has(Fault.slow) and self._faulty_seconds % _SLOW_EVERY_SECONDS < _SLOW_SECONDS
+
+    @property
+    def _label(self) -> float:
+        if not self._has(Fault.other_labels):
+            return _LABEL
+        times_before = int(self._faulty_seconds // _SHIFT_EVERY_SECONDS)
+        return _LABEL + _SHIFT * math.pow(_SHIFT_RATIO, times_before)
 
     def _labels(self) -> Iterator[list[float]]:
         while True:
             if self._has(Fault.slow_data):
                 time.sleep(2 * self._options.step_seconds)
-            label = _LABEL + (_SHIFT if self._has(Fault.other_labels) else 0.0)
-            labels = [self._random.gauss(label, _LABEL_NOISE) for _ in range(_BATCH)]
+            labels = [self._random.gauss(self._label, _LABEL_NOISE) for _ in range(_BATCH)]
             if self._has(Fault.nan_label):
                 labels[0] = math.nan
             yield labels
 
     def _step(self, monitor: Monitor, number: int, labels: list[float]) -> None:
-        seconds = self._options.step_seconds * (_SLOWER if self._has(Fault.slow) else 1)
+        seconds = self._options.step_seconds * (_SLOWER if self._is_slow else 1)
         forward, backward = _FORWARD_RATIO * seconds, (1 - _FORWARD_RATIO) * seconds
         if self._has(Fault.straggle):
             forward, backward = backward, forward
