@@ -195,7 +195,7 @@ CONDITIONS = (
     ),
     Condition(
         loss.TRAINING_LOSS_SPIKE,
-        "the data become others than the weights have learned, now and then, and the loss jumps",
+        "now and then the data become others than the weights have learned, and the loss jumps",
         _breaks(loss.TRAINING_LOSS_SPIKE, Fault.other_labels, _HEALTHY_SECONDS),
     ),
     Condition(
@@ -230,7 +230,7 @@ CONDITIONS = (
     ),
     Condition(
         throughput.TRAINING_THROUGHPUT_REGRESSED,
-        "the steps of a training take three times as long for a while, now and then",
+        "now and then the steps of a training take three times as long for a while",
         _breaks(throughput.TRAINING_THROUGHPUT_REGRESSED, Fault.slow, _HEALTHY_SECONDS),
     ),
     Condition(
