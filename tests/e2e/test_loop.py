@@ -39,6 +39,10 @@ ORIGIN_RULES = yaml.safe_load((Path(__file__).parents[1] / "alerts" / "origin.ya
 ORIGIN_EXPRESSIONS = [rule["expr"] for group in ORIGIN_RULES["groups"] for rule in group["rules"]]
 
 
+# The first of them waits for the training.
+pytestmark = pytest.mark.timeout(700)
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, conversations: Path) -> Iterator[Stack]:
     """The local stack after a training, whose last values Prometheus has seen."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -367,7 +368,7 @@ def test_a_kill_is_known_within_5_seconds_by_every_service_of_the_node(
             wait_until(lambda: all_say("killed"))
             return time.monotonic() - killed_at
 
-    seconds = min(known_after_seconds() for _ in range(3))  # the machine may hold one up, a service each
+    seconds = median(known_after_seconds() for _ in range(3))  # the machine may hold one up
     print(f"killed is known after {seconds:.2f} s")
     assert seconds < 5
     first, second = (service.page() for service in services)

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--asks", type=Asks, choices=list(Asks), required=True, help="What it asks for.")
     options = parser.parse_args(arguments)
     with Monitor(run=options.run) as monitor:
-        time.sleep(3)  # so that it is known before it asks
+        time.sleep(3)  # mostly it is known by then
         hurry_at = time.monotonic()
         while True:
             began = time.monotonic()

@@ -109,14 +109,16 @@ def _has_a_straggler(drill: Drill) -> Mapping[str, str]:
 def _freezes_in_a_step(drill: Drill) -> Mapping[str, str]:
     """Once it is known how long its steps take; and again, for a step is overdue only until the run stalls.
 
-    Not after a fixed time: one step that a busy machine holds up at first, and none is overdue before that.
+    Not after a fixed time: where a busy machine held up one of the first steps, none would be overdue before
+    the run stalls.
     """
     alert, limits = throughput.TRAINING_STEP_OVERDUE, drill.thresholds
     run = run_of(alert)
     training = drill.train(_node(drill), run)
     age = f'{throughput.PROGRESS_AGE}{{run="{run}"}}'
     overdue_after = f"{limits.overdue_steps_ratio:g} * {throughput.STEP_P99}"
-    goes_well = f"{age} < 2 and on (cluster, run) {overdue_after} < {limits.overdue_seconds:g}"
+    leaves_seconds = limits.stall_seconds - limits.overdue_for_seconds - 2
+    goes_well = f"{age} < 2 and on (cluster, run) {overdue_after} < {leaves_seconds:g}"
 
     def freeze() -> None:
         training.process.send_signal(signal.SIGSTOP)
@@ -210,7 +212,7 @@ CONDITIONS = (
     ),
     Condition(
         loss.TRAINING_GRAD_NORM_EXPLOSION,
-        "the data become a thousand times as large, and the gradients with them",
+        "now and then the data become a thousand times as large, and the gradients with them",
         _breaks(loss.TRAINING_GRAD_NORM_EXPLOSION, Fault.other_labels, _HEALTHY_SECONDS),
     ),
     Condition(
@@ -245,7 +247,7 @@ CONDITIONS = (
     ),
     Condition(
         throughput.TRAINING_STEP_OVERDUE,
-        "a training is frozen by SIGSTOP, and one of its steps does not end",
+        "a training is frozen by SIGSTOP in one of its steps, again and again",
         _freezes_in_a_step,
     ),
     Condition(
@@ -280,8 +282,8 @@ CONDITIONS = (
         "a checkpoint takes longer than the training between two",
         _checkpoints(checkpoint.TRAINING_CHECKPOINT_SLOW, "--checkpoint-seconds", "2"),
     ),
-    # A sparse file, for nobody's volume is to be filled. One checkpoint: by the next it is known how much of
-    # the room they really take.
+    # A sparse file, for nobody's volume is to be filled. One checkpoint, with seconds to spare until no more
+    # are written: by a second one it would be known how much of the room they really take.
     Condition(
         checkpoint.TRAINING_CHECKPOINT_VOLUME_FILLING,
         "the first checkpoint is larger than what is left of its volume, though a sparse file",

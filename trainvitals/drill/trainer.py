@@ -121,7 +121,7 @@ class _Training:
 
     @property
     def _faulty_seconds(self) -> float:
-        """How long ago the fault has begun; negative before that."""
+        """How long ago the fault began; negative before that."""
         after: float = self._options.after
         return time.monotonic() - self._began - after
 
@@ -140,7 +140,8 @@ class _Training:
         while True:
             if self._has(Fault.slow_data):
                 time.sleep(2 * self._options.step_seconds)
-            labels = [self._random.gauss(self._label, _LABEL_NOISE) for _ in range(_BATCH)]
+            label = self._label
+            labels = [self._random.gauss(label, _LABEL_NOISE) for _ in range(_BATCH)]
             if self._has(Fault.nan_label):
                 labels[0] = math.nan
             yield labels

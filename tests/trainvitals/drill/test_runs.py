@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from exporters import catalog
+from tests.trainer_hooks.processes import wait_until
 from trainer_hooks.recording import NAME_PATTERN
 from trainvitals.drill import command, local
 from trainvitals.drill.condition import Drill
@@ -37,9 +39,8 @@ def test_a_step_is_overdue_though_another_was_held_up_at_first() -> None:
 
     def provoke_on_a_busy_machine(drill: Drill) -> Mapping[str, str]:
         labels = condition.provoke(drill)
-        while not list(drill.folder.glob("stack/**/rank-0.*.steps")):
-            time.sleep(0.05)
-        time.sleep(0.5)  # some steps
+        steps = f'{catalog.TRAINING_STEPS_TOTAL}{{run="{labels["run"]}"}} > 0'
+        wait_until(lambda: drill.seen(steps))
         training = drill.trainings[labels["run"]][0].process
         training.send_signal(signal.SIGSTOP)
         time.sleep(2)

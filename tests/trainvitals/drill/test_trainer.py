@@ -137,6 +137,18 @@ def test_other_labels_let_loss_and_gradient_jump_and_stay_up(train: Train) -> No
     assert min(step.gradient_norm for step in after) > 10 * max(step.gradient_norm for step in before)
 
 
+def test_labels_become_others_again_once_the_weights_have_learned_them(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_SHIFT_EVERY_SECONDS", 0.2)
+    losses = [
+        step.loss
+        for step in train("--fault", Fault.other_labels, "--after", "0.095", step_seconds=0.01).steps
+    ]
+    jumps = [number for number, (before, after) in enumerate(pairwise(losses), 1) if after > 1000 * before]
+    assert jumps == [10, 30]
+
+
 def test_a_learning_rate_that_is_too_high_lets_the_loss_rise_ever_more(train: Train) -> None:
     recorded = train("--fault", Fault.too_high_learning_rate)
     losses = [step.loss for step in recorded.steps]
@@ -164,6 +176,17 @@ def test_its_steps_become_slower(train: Train) -> None:
     recorded = train("--fault", Fault.slow, "--after", "0.2", steps=12, step_seconds=0.04)
     before, after = recorded.steps[1:5], recorded.steps[-5:]
     assert min(step.duration_ns for step in after) > 2 * min(step.duration_ns for step in before)
+
+
+def test_its_steps_are_slow_again_and_again_and_fast_between(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_SLOW_SECONDS", 0.3)
+    monkeypatch.setattr(trainer, "_SLOW_EVERY_SECONDS", 0.7)
+    recorded = train("--fault", Fault.slow, steps=15, step_seconds=0.04)
+    seconds = [step.duration_ns / 1e9 for step in recorded.steps]
+    assert min(*seconds[:3], *seconds[12:]) > 0.1
+    assert median(seconds[3:12]) < 0.08
 
 
 def test_it_waits_for_its_data_longer_than_it_computes(train: Train) -> None:
