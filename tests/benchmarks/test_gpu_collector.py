@@ -16,8 +16,7 @@ from tests.benchmarks.gpu_footprint import Growth
 from tests.benchmarks.over_double import GPUS, HEADERS, OURS, THEIRS, gpus, running
 from tests.benchmarks.report import Promise, Whole
 
-# Of each exporter, for how many times that of the first one calls of NVML are counted: the machine may hold
-# one of them up for some of it.
+# Calls of NVML are counted for so many times the settling: the machine may hold one exporter up for a part.
 ROUNDS = 3
 
 
